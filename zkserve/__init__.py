@@ -1,0 +1,3 @@
+"""zkserve: verifiable inference with hidden, bound weights."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,154 @@
+"""Canonical bytes: what is hashed, signed or compared is encoded here and nowhere else.
+
+Two digests are used. Artifacts and circuit ids are SHA-256. What a contract recomputes (claim
+digests, request digests) is Keccak-256 over the Solidity ABI encoding.
+
+Worked example of a claim digest, also a test vector that Solidity reads::
+
+    circuit_id  0x11…11   weights 0x22…22   input 0x0102   outputs (76, -77)
+    keccak256(abi.encode(
+        keccak256("zkserve/claim/v1"), circuit_id, weights,
+        keccak256(0x0102), keccak256(abi.encodePacked(int256(76), int256(-77)))))
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from eth_utils.crypto import keccak
+
+from zkserve.errors import InvalidInput
+from zkserve.types import CircuitManifest, Claim, InputMode, Scale, WeightsMode
+
+CIRCUIT_TAG = b"zkserve/circuit/v1"
+CLAIM_TAG = keccak(text="zkserve/claim/v1")
+FIELD_MODULUS = 21888242871839275222246405745257275088548364400416034343698204186575808495617
+"""Order of the BN254 scalar field, in which circuits compute."""
+OUTPUT_BOUND = 1 << 127
+"""Quantised outputs lie strictly between minus and plus this."""
+
+
+def sha256_hex(data: bytes) -> str:
+    """Return the lower-case SHA-256 hex of ``data``."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Return the lower-case SHA-256 hex of a file, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def canonical_json(value: Any) -> bytes:
+    """Return compact UTF-8 JSON with sorted keys; floats and NaN are the caller's affair."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
+
+
+def _prefixed(*parts: bytes) -> bytes:
+    return b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+
+
+def bytes32(value: str) -> bytes:
+    """Decode ``0x`` and 64 hex digits.
+
+    Raises:
+        InvalidInput: ``value`` has another form.
+
+    """
+    if not (value.startswith("0x") and len(value) == 66):
+        raise InvalidInput(f"expected 0x and 64 hex digits, got {value[:80]!r}.")
+    return hex_bytes(value)
+
+
+def hex_bytes(value: str) -> bytes:
+    """Decode ``0x``-prefixed hex of any even length, strictly.
+
+    Raises:
+        InvalidInput: ``value`` has another form.
+
+    """
+    digits = value[2:]
+    if not value.startswith("0x") or len(digits) % 2 or not set(digits) <= set("0123456789abcdef"):
+        raise InvalidInput(f"expected 0x and lower-case hex, got {value[:80]!r}.")
+    return bytes.fromhex(digits)
+
+
+def to_hex(data: bytes) -> str:
+    """Return ``0x``-prefixed lower-case hex."""
+    return "0x" + data.hex()
+
+
+def circuit_id(
+    *,
+    engine: str,
+    engine_version: str,
+    input_mode: InputMode,
+    weights_mode: WeightsMode,
+    weights: str,
+    output_scale: Scale,
+    pins: Mapping[str, str],
+) -> str:
+    """Return the id of a circuit: SHA-256 over everything that decides what is proved.
+
+    Layout: the tag, then each part with its length as 8 bytes, big-endian: engine, engine version,
+    input mode, weights mode, weights commitment (32 bytes), output multiplier (8 bytes), output
+    shift (1 byte), and for each pin in ascending order of its name, the name and its digest
+    (32 bytes).
+    """
+    parts = [
+        engine.encode(),
+        engine_version.encode(),
+        input_mode.value.encode(),
+        weights_mode.value.encode(),
+        bytes32(weights),
+        output_scale.multiplier.to_bytes(8, "big"),
+        output_scale.shift.to_bytes(1, "big"),
+    ]
+    for name in sorted(pins):
+        parts += [name.encode(), bytes.fromhex(pins[name])]
+    return "0x" + hashlib.sha256(CIRCUIT_TAG + _prefixed(*parts)).hexdigest()
+
+
+def manifest_circuit_id(manifest: CircuitManifest) -> str:
+    """Recompute the circuit id from a manifest's own fields."""
+    return circuit_id(
+        engine=manifest.engine,
+        engine_version=manifest.engine_version,
+        input_mode=manifest.input_mode,
+        weights_mode=manifest.weights_mode,
+        weights=manifest.weights,
+        output_scale=manifest.output_scale,
+        pins=manifest.pins,
+    )
+
+
+def pack_outputs(outputs: Sequence[int]) -> bytes:
+    """Return the outputs as 32-byte two's complement words (Solidity's packed ``int256[]``).
+
+    Raises:
+        InvalidInput: an output is not within ``±2**127``.
+
+    """
+    for value in outputs:
+        if not -OUTPUT_BOUND < value < OUTPUT_BOUND:
+            raise InvalidInput(f"output {value} is outside ±2**127.")
+    return b"".join(value.to_bytes(32, "big", signed=True) for value in outputs)
+
+
+def claim_digest(claim: Claim) -> str:
+    """Return the Keccak-256 digest that names a claim, as ``Claims.digest`` does in Solidity."""
+    return to_hex(
+        keccak(
+            CLAIM_TAG
+            + bytes32(claim.circuit_id)
+            + bytes32(claim.weights)
+            + keccak(claim.input)
+            + keccak(pack_outputs(claim.outputs))
+        )
+    )

@@ -1,0 +1,1 @@
+"""Proof systems behind one protocol; nothing outside this package knows field instances."""

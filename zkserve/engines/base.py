@@ -1,0 +1,188 @@
+"""What every proof system offers: compile, set up, predict, prove, verify, export a verifier.
+
+An engine knows no jobs, no HTTP and no chains. Everything it makes lies in plain files under
+names of its own choosing; the manifest pins each by SHA-256 and says which are public.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zkserve.types import CircuitManifest, Claim, InputMode, WeightsMode
+
+Progress = Callable[[str], None]
+"""Called with a short phrase as work moves on: "compiling", "setting up"."""
+Cancelled = Callable[[], bool]
+"""Polled about ten times a second; returning True stops the child at once."""
+
+FloatArray = NDArray[np.float32]
+
+
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Bounds on one child process. ``memory_bytes`` bounds resident memory, not address space."""
+
+    time_s: float = 900.0
+    memory_bytes: int = 16 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class CircuitPlan:
+    """What the owner asks of a circuit; ``options`` are the engine's own, from the recipe."""
+
+    input_mode: InputMode
+    weights_mode: WeightsMode
+    options: Mapping[str, int | float | str | bool] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Srs:
+    """A structured reference string on disk; ``development`` ones have a known secret."""
+
+    path: Path
+    sha256: str
+    development: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A manifest and its files by artifact name: all of them for the owner, the public for others.
+
+    The engine refuses a file whose SHA-256 differs from the manifest's pin, and an engine version
+    other than the manifest's, with :class:`zkserve.errors.BundleMismatch`.
+    """
+
+    manifest: CircuitManifest
+    files: Mapping[str, Path]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """A claim not yet proven, and the ``opening`` of its input.
+
+    The opening is canonical JSON bytes, private to whoever sent the input: the quantised input and
+    the salt. With it the engine can prove the claim, and its holder can check the commitment.
+    """
+
+    claim: Claim
+    opening: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """Verified proof bytes and what making them cost."""
+
+    data: bytes
+    prove_s: float
+    prove_cpu_s: float
+    peak_rss_bytes: int
+
+
+class Engine(Protocol):
+    """One proof system. All methods block; heavy ones run in a killable child of their own."""
+
+    name: str
+    version: str
+
+    def compile(
+        self,
+        model: Path,
+        plan: CircuitPlan,
+        calibration: FloatArray,
+        out: Path,
+        *,
+        limits: Limits = ...,
+        progress: Progress = ...,
+        cancelled: Cancelled = ...,
+    ) -> int:
+        """Compile an untrusted ONNX file into ``out``; return log2 of the SRS length needed.
+
+        ``calibration`` has shape ``(samples, elements)``: each row is all the inputs of the model,
+        flattened and joined in graph order.
+
+        Raises:
+            ModelRejected: the model is broken, too large, or uses what the engine cannot prove.
+
+        """
+        ...
+
+    def development_srs(self, log_size: int, out: Path, *, limits: Limits = ...) -> Srs:
+        """Make an SRS whose secret this machine knew: never for production."""
+        ...
+
+    def setup(
+        self,
+        compiled: Path,
+        srs: Srs,
+        *,
+        limits: Limits = ...,
+        progress: Progress = ...,
+        cancelled: Cancelled = ...,
+    ) -> Bundle:
+        """Make the keys in ``compiled`` (a folder that :meth:`compile` filled) and pin them all."""
+        ...
+
+    def predict(self, bundle: Bundle, inputs: FloatArray, *, salt: bytes | None = None) -> Prediction:
+        """Run the circuit's own integer arithmetic; fast (a warm child, milliseconds).
+
+        ``inputs`` has shape ``(elements,)``. ``salt`` (32 bytes) is drawn from the operating system
+        where the input mode is ``committed`` and none is given.
+
+        Raises:
+            InputOutOfRange: proving this input would fail.
+
+        """
+        ...
+
+    def prove(
+        self,
+        bundle: Bundle,
+        claim: Claim,
+        opening: bytes,
+        *,
+        limits: Limits = ...,
+        progress: Progress = ...,
+        cancelled: Cancelled = ...,
+    ) -> Proof:
+        """Prove ``claim`` and verify the proof before it leaves.
+
+        Raises:
+            ProofInvalid: the opening does not give this claim, or the proof came out wrong.
+            ChildKilled, ChildTimeout, JobCancelled: the child ended early.
+
+        """
+        ...
+
+    def verify(self, bundle: Bundle, claim: Claim, proof: bytes, *, limits: Limits = ...) -> None:
+        """Return if ``proof`` proves ``claim`` under the public files of ``bundle``.
+
+        Raises:
+            ProofInvalid: it does not.
+            BundleMismatch: the files are not the pinned ones.
+
+        """
+        ...
+
+    def check_opening(self, manifest: CircuitManifest, claim: Claim, opening: bytes) -> list[float]:
+        """Return the dequantised input if ``opening`` is what ``claim.input`` shows or commits to.
+
+        Raises:
+            ProofInvalid: it is not.
+
+        """
+        ...
+
+    def export_verifier(self, bundle: Bundle) -> str:
+        """Return self-contained Solidity source of the raw verifier, patched to be safe."""
+        ...
