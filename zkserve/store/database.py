@@ -1,0 +1,95 @@
+"""One SQLAlchemy engine for the tables and the job engine; migrations only when asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from dbos import run_dbos_database_migrations
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from zkserve.errors import Unavailable, ZkserveError
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+_BUSY_TIMEOUT_S = 30
+
+
+class Database:
+    """A connection pool; ``url`` is SQLite's or PostgreSQL's."""
+
+    def __init__(self, url: str) -> None:
+        parsed = make_url(url)
+        if parsed.get_backend_name() == "postgresql":
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        self.url = parsed.render_as_string(hide_password=False)
+        self.sqlite = parsed.get_backend_name() == "sqlite"
+        arguments: dict[str, Any] = {"timeout": _BUSY_TIMEOUT_S} if self.sqlite else {}
+        self.engine: Engine = create_engine(parsed, connect_args=arguments, pool_pre_ping=True)
+        if self.sqlite:
+            if parsed.database:
+                Path(parsed.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            event.listen(self.engine, "connect", _tune_sqlite)
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """Open a transaction: committed at the end, rolled back on an error.
+
+        Raises:
+            Unavailable: the database cannot be reached or stays locked.
+
+        """
+        try:
+            with Session(self.engine, expire_on_commit=False) as session, session.begin():
+                yield session
+        except OperationalError as exc:
+            raise Unavailable(
+                "The database did not answer.", remedy="Nothing was changed; try again."
+            ) from exc
+
+    def upgrade(self) -> None:
+        """Bring the tables, ours and the job engine's, to this version; safe to repeat."""
+        run_dbos_database_migrations(system_database_url=self.url)
+        command.upgrade(self._config(), "head")
+
+    def require_current(self) -> None:
+        """Refuse to run on tables of another version.
+
+        Raises:
+            ZkserveError: they are older or newer.
+
+        """
+        with self.engine.connect() as connection:
+            found = MigrationContext.configure(connection).get_current_revision()
+        expected = ScriptDirectory.from_config(self._config()).get_current_head()
+        if found != expected:
+            raise ZkserveError(
+                f"The database is at revision {found}, this version needs {expected}.",
+                remedy="Run `zkserve db upgrade`.",
+            )
+
+    def close(self) -> None:
+        """Close all pooled connections."""
+        self.engine.dispose()
+
+    def _config(self) -> Config:
+        config = Config()
+        config.set_main_option("script_location", str(_MIGRATIONS))
+        config.attributes["engine"] = self.engine
+        return config
+
+
+def _tune_sqlite(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")  # an acknowledged job survives a power cut
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
