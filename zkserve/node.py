@@ -39,7 +39,7 @@ class Node:
         """
         if self.production and manifest.development_srs:
             raise DevelopmentSrsRefused(
-                f"Circuit {manifest.circuit_id} rests on a development SRS: its proofs can be forged.",
+                f"Circuit {manifest.circuit_id} rests on a development SRS: proofs can be forged.",
                 remedy="Publish it again with ZKSERVE_SRS_PATH set to a ceremony's file.",
             )
         return engine(manifest.engine)

@@ -1,0 +1,1 @@
+"""Contracts as Python objects: no database, no jobs."""

@@ -25,8 +25,6 @@ Cancelled = Callable[[], bool]
 FloatArray = NDArray[np.float32]
 
 
-
-
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """Bounds on one child process. ``memory_bytes`` bounds resident memory, not address space."""
@@ -133,7 +131,9 @@ class Engine(Protocol):
         """Make the keys in ``compiled`` (a folder that :meth:`compile` filled) and pin them all."""
         ...
 
-    def predict(self, bundle: Bundle, inputs: FloatArray, *, salt: bytes | None = None) -> Prediction:
+    def predict(
+        self, bundle: Bundle, inputs: FloatArray, *, salt: bytes | None = None
+    ) -> Prediction:
         """Run the circuit's own integer arithmetic; fast (a warm child, milliseconds).
 
         ``inputs`` has shape ``(elements,)``. ``salt`` (32 bytes) is drawn from the operating system
@@ -170,6 +170,17 @@ class Engine(Protocol):
         Raises:
             ProofInvalid: it does not.
             BundleMismatch: the files are not the pinned ones.
+
+        """
+        ...
+
+    def unpack_input(self, manifest: CircuitManifest, packed: bytes) -> FloatArray:
+        """Return the real values, shape ``(elements,)``, behind a packed public input.
+
+        Predicting from them gives a claim with the same packed input.
+
+        Raises:
+            InvalidInput: ``packed`` is not a canonical input of this circuit.
 
         """
         ...
