@@ -49,7 +49,12 @@ interface IModelRegistry is IERC165 {
     }
 
     event ModelRegistered(
-        uint256 indexed modelId, address indexed owner, bytes32 indexed lineage, uint32 number, string name, bytes32 circuitHash
+        uint256 indexed modelId,
+        address indexed owner,
+        bytes32 indexed lineage,
+        uint32 number,
+        string name,
+        bytes32 circuitHash
     );
     event ModelDeprecated(uint256 indexed modelId, address indexed owner);
     event OwnershipOffered(bytes32 indexed lineage, address indexed owner, address indexed successor);
@@ -62,9 +67,11 @@ interface IModelRegistry is IERC165 {
     error InvalidCommitment(string field);
 
     /// @notice Registers version 1 of a new model owned by the caller.
-    function registerModel(string calldata name, ModelCommitment calldata commitment, Binding calldata binding)
-        external
-        returns (uint256 modelId);
+    function registerModel(
+        string calldata name,
+        ModelCommitment calldata commitment,
+        Binding calldata binding
+    ) external returns (uint256 modelId);
     /// @notice Registers the next version of the model that `previousId` is a version of.
     function updateModel(uint256 previousId, ModelCommitment calldata commitment, Binding calldata binding)
         external
@@ -83,7 +90,10 @@ interface IModelRegistry is IERC165 {
     function versionId(bytes32 lineage, uint32 number) external view returns (uint256);
     function lineageOf(address owner, string calldata name) external pure returns (bytes32);
     /// @notice Reverts unless `proof` proves that this version maps `input` to `outputs`.
-    function verifyInference(uint256 modelId, bytes calldata input, int256[] calldata outputs, bytes calldata proof)
-        external
-        view;
+    function verifyInference(
+        uint256 modelId,
+        bytes calldata input,
+        int256[] calldata outputs,
+        bytes calldata proof
+    ) external view;
 }

@@ -42,7 +42,12 @@ interface IPredictionMarket {
         uint32 callbackGas
     );
     event Fulfilled(
-        uint256 indexed requestId, uint256 indexed modelId, address indexed fulfiller, bytes32 claimDigest, int256[] outputs, bool callbackOk
+        uint256 indexed requestId,
+        uint256 indexed modelId,
+        address indexed fulfiller,
+        bytes32 claimDigest,
+        int256[] outputs,
+        bool callbackOk
     );
     event CallbackRetried(uint256 indexed requestId, bool callbackOk);
     event Refunded(uint256 indexed requestId, address indexed requester, uint128 price);
@@ -75,7 +80,8 @@ interface IPredictionMarket {
         returns (uint256 requestId);
     /// @notice Settles a request with a proof. Anybody may call; the payee is credited.
     /// @dev Reverts with TooLittleGas rather than let a submitter starve the callback.
-    function fulfil(uint256 requestId, bytes calldata input, int256[] calldata outputs, bytes calldata proof) external;
+    function fulfil(uint256 requestId, bytes calldata input, int256[] calldata outputs, bytes calldata proof)
+        external;
     /// @notice Calls a failed callback again, with all the gas given; anybody may call.
     function retryCallback(uint256 requestId, int256[] calldata outputs) external;
     /// @notice Credits the price back to the requester after the deadline; anybody may call.
