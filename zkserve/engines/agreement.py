@@ -1,0 +1,78 @@
+"""How far a circuit's integers are from the float model, measured on held-out samples."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zkserve.engines.base import Bundle, Engine, FloatArray, Limits
+from zkserve.engines.child import run_child
+from zkserve.errors import InvalidInput
+from zkserve.types import Agreement
+
+IntArray = NDArray[np.int64]
+FLOAT_LIMITS = Limits(time_s=300.0, memory_bytes=4 << 30)
+
+
+def measure_agreement(
+    engine: Engine,
+    bundle: Bundle,
+    model_onnx: Path,
+    held_out: FloatArray,
+    labels: IntArray | None = None,
+) -> Agreement:
+    """Compare the circuit's outputs with onnxruntime's on samples that calibration never saw.
+
+    ``held_out`` has shape ``(samples, elements)`` and ``labels`` shape ``(samples,)``: the index of
+    the right output, or 0 and 1 for a single output, whose positive sign decides for 1.
+
+    Raises:
+        InvalidInput: there is no sample, or not a label for each.
+        InputOutOfRange: the circuit cannot compute on one of them.
+
+    """
+    if held_out.ndim != 2 or not len(held_out):
+        raise InvalidInput(
+            f"held-out samples have shape {held_out.shape}; expected (samples, elements)."
+        )
+    if labels is not None and labels.shape != (len(held_out),):
+        raise InvalidInput(
+            f"labels have shape {labels.shape}; expected ({len(held_out)},), one for each sample."
+        )
+    with tempfile.TemporaryDirectory(prefix="zkserve-") as folder:
+        samples, outputs = Path(folder, "samples.npy"), Path(folder, "outputs.npy")
+        np.save(samples, held_out)
+        run_child(
+            "zkserve.engines.onnx_model:float_outputs",
+            limits=FLOAT_LIMITS,
+            model=str(model_onnx.resolve()),
+            samples=str(samples),
+            outputs=str(outputs),
+        )
+        floats = np.load(outputs, allow_pickle=False).astype(np.float64)
+    scale = bundle.manifest.output_scale
+    circuit = np.array(
+        [
+            [scale.to_real(output) for output in engine.predict(bundle, sample).claim.outputs]
+            for sample in held_out
+        ]
+    )
+    difference = np.abs(circuit - floats)
+    decided, expected = _decisions(circuit), _decisions(floats)
+    return Agreement(
+        samples=len(held_out),
+        max_abs=float(difference.max()),
+        mean_abs=float(difference.mean()),
+        top1=float((decided == expected).mean()),
+        float_accuracy=None if labels is None else float((expected == labels).mean()),
+        circuit_accuracy=None if labels is None else float((decided == labels).mean()),
+    )
+
+
+def _decisions(outputs: NDArray[np.float64]) -> IntArray:
+    if outputs.shape[1] == 1:
+        return (outputs[:, 0] > 0).astype(np.int64)
+    return outputs.argmax(axis=1).astype(np.int64)

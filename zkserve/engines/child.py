@@ -1,0 +1,371 @@
+"""Disposable child processes: where untrusted models are parsed and heavy work is contained.
+
+A child is spawned, never forked; it has its own session, its own private folder (working
+directory, ``HOME``, ``TMPDIR`` and ezkl's cache) and a bare environment without our secrets. It
+dies with its parent. The parent polls resident memory, time and cancellation about twenty times a
+second and kills the whole process group when a bound is passed. Nothing the child prints is shown:
+it may hold inputs.
+
+Protocol: one JSON line a call on the child's standard input, ``{"target", "arguments"}``, where the
+target is ``"module:function"``; JSON lines come back on a pipe of their own: any number of
+``{"progress"}`` and then ``{"value", "peak_rss_bytes", "cpu_s"}`` or ``{"error"}``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import importlib
+import json
+import os
+import resource
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+
+import zkserve
+from zkserve import errors
+from zkserve.engines.base import Cancelled, Limits, Progress
+
+POLL_S = 0.05
+ADDRESS_SPACE_SLACK_BYTES = 4 << 30
+FOLDER_PREFIX = "zkserve-child-"
+ABANDONED_AFTER_S = 60.0
+_PR_SET_PDEATHSIG = 1
+_KEPT_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TZ", "RAYON_NUM_THREADS", "OMP_NUM_THREADS")
+
+# The kernel's parent-death signal follows the *thread* that spawned the child: one thread that
+# lives as long as the process spawns them all, so that no child dies with a request's thread.
+_spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="child-spawner")
+
+
+def no_progress(_: str) -> None:
+    """Ignore progress."""
+
+
+def never_cancelled() -> bool:
+    """Never ask for a stop."""
+    return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a call returned and what it cost; ``value`` is plain JSON data."""
+
+    value: Any
+    peak_rss_bytes: int
+    cpu_s: float
+    wall_s: float
+
+
+class Child:
+    """One child process, good for many calls, one at a time; not thread-safe.
+
+    A call that fails with a typed error leaves the child usable. One that ends in ``ChildKilled``,
+    ``ChildTimeout`` or ``JobCancelled`` ends the child too: see :attr:`alive`.
+
+    Args:
+        limits: Bounds of every call; the address space is bounded at twice the memory and 4 GiB.
+        niceness: Added to the scheduling niceness; larger yields to others.
+
+    """
+
+    def __init__(self, *, limits: Limits, niceness: int = 0) -> None:
+        self.limits = limits
+        sweep_abandoned()
+        self.folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
+        lock = os.open(self.folder, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        self._replies, reply_end = os.pipe()
+        self._output = (self.folder / "output").open("ab")
+        address_space_bytes = 2 * limits.memory_bytes + ADDRESS_SPACE_SLACK_BYTES
+        command = [sys.executable, "-m", "zkserve.engines.child"]
+        command += [str(n) for n in (os.getpid(), reply_end, address_space_bytes, niceness)]
+        try:
+            self._process: subprocess.Popen[bytes] = _spawner.submit(
+                subprocess.Popen,
+                command,
+                stdin=subprocess.PIPE,
+                stdout=self._output,
+                stderr=subprocess.STDOUT,
+                cwd=self.folder,
+                env=_environment(self.folder),
+                pass_fds=(reply_end,),
+                start_new_session=True,
+            ).result()
+        except BaseException:
+            os.close(self._replies)
+            self._output.close()
+            _remove(self.folder, lock)
+            raise
+        finally:
+            os.close(reply_end)
+        self._buffer = b""
+        self._end = weakref.finalize(
+            self, _end, self._process, self._replies, self._output, self.folder, lock
+        )
+
+    @property
+    def alive(self) -> bool:
+        """Whether another call can be made."""
+        return self._end.alive
+
+    @property
+    def pid(self) -> int:
+        """Process id, which is also the id of the child's process group and session."""
+        return self._process.pid
+
+    def close(self) -> None:
+        """Kill the process group and remove the private folder; safe to repeat."""
+        self._end()
+
+    def call(
+        self,
+        target: str,
+        *,
+        progress: Progress = no_progress,
+        cancelled: Cancelled = never_cancelled,
+        **arguments: Any,
+    ) -> Answer:
+        """Run ``module:function`` in the child with JSON arguments and wait for its answer.
+
+        Raises:
+            ZkserveError: whatever of :mod:`zkserve.errors` the function raised.
+            EngineFailed: it raised something else, or panicked.
+            ChildKilled: it passed the memory bound, or died without an answer.
+            ChildTimeout: it passed the time bound.
+            JobCancelled: ``cancelled`` returned True.
+
+        """
+        started = time.monotonic()
+        request = json.dumps({"target": target, "arguments": arguments}) + "\n"
+        os.ftruncate(self._output.fileno(), 0)
+        try:
+            reply = self._exchange(
+                request.encode(), started + self.limits.time_s, progress, cancelled
+            )
+        except BaseException:
+            self.close()
+            raise
+        if "error" in reply:
+            raise _error(**reply["error"])
+        return Answer(**reply, wall_s=time.monotonic() - started)
+
+    def _exchange(
+        self, request: bytes, deadline: float, progress: Progress, cancelled: Cancelled
+    ) -> dict[str, Any]:
+        assert self._process.stdin is not None  # noqa: S101 (opened as a pipe above)
+        try:
+            self._process.stdin.write(request)
+            self._process.stdin.flush()
+        except OSError:
+            raise self._died() from None
+        while True:
+            for reply in self._read():
+                if "progress" not in reply:
+                    return reply
+                progress(reply["progress"])
+            if cancelled():
+                raise errors.JobCancelled("the work was cancelled and its child process stopped.")
+            if time.monotonic() > deadline:
+                raise errors.ChildTimeout(
+                    f"the child process worked longer than {self.limits.time_s:g} s.",
+                    remedy="Allow more time, or use a smaller circuit.",
+                )
+            rss_bytes = _rss_bytes(self.pid)
+            if rss_bytes > self.limits.memory_bytes:
+                raise errors.ChildKilled(
+                    f"the child process used {rss_bytes >> 20} MiB of memory, more than its limit "
+                    f"of {self.limits.memory_bytes >> 20} MiB.",
+                    remedy="Allow more memory, or use a smaller circuit.",
+                )
+
+    def _read(self) -> Iterator[dict[str, Any]]:
+        poller = select.poll()
+        poller.register(self._replies, select.POLLIN)
+        if not poller.poll(POLL_S * 1000):
+            return
+        data = os.read(self._replies, 1 << 20)
+        if not data:
+            raise self._died()
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        for line in lines:
+            yield json.loads(line)
+
+    def _died(self) -> errors.ChildKilled:
+        # Waiting gives the group's id free for reuse, so the group is killed first.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        status = self._process.wait()
+        reason = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+        output = (self.folder / "output").read_bytes()[-4096:]
+        if b"memory allocation of" in output or b"MemoryError" in output:
+            reason += ", out of memory"
+        return errors.ChildKilled(f"the child process died without an answer ({reason}).")
+
+
+def run_child(
+    target: str,
+    *,
+    limits: Limits,
+    niceness: int = 0,
+    progress: Progress = no_progress,
+    cancelled: Cancelled = never_cancelled,
+    **arguments: Any,
+) -> Answer:
+    """Run ``module:function`` in a child of its own; see :meth:`Child.call` for the errors."""
+    child = Child(limits=limits, niceness=niceness)
+    try:
+        return child.call(target, progress=progress, cancelled=cancelled, **arguments)
+    finally:
+        child.close()
+
+
+def sweep_abandoned() -> None:
+    """Remove private folders whose owner was killed before it could: they may hold inputs."""
+    for folder in Path(tempfile.gettempdir()).glob(FOLDER_PREFIX + "*"):
+        with contextlib.suppress(OSError):
+            if time.time() - folder.stat().st_mtime < ABANDONED_AFTER_S:
+                continue
+            lock = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(lock)
+
+
+def report(phrase: str) -> None:
+    """Tell the parent how far the work is; called in the child only."""
+    _reply({"progress": phrase})
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
+    return environment | {
+        "HOME": str(folder),
+        "TMPDIR": str(folder),
+        "EZKL_REPO_PATH": str(folder),
+        "PYTHONPATH": str(Path(zkserve.__file__).parents[1]),
+        # ezkl would download a Solidity compiler, for an ABI that is known.
+        "HTTP_PROXY": "http://127.0.0.1:9",
+        "HTTPS_PROXY": "http://127.0.0.1:9",
+    }
+
+
+def _end(
+    process: subprocess.Popen[bytes], replies: int, output: IO[bytes], folder: Path, lock: int
+) -> None:
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    with contextlib.suppress(OSError):
+        if process.stdin is not None:
+            process.stdin.close()
+    os.close(replies)
+    output.close()
+    _remove(folder, lock)
+
+
+def _remove(folder: Path, lock: int) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    os.close(lock)
+
+
+def _rss_bytes(pid: int) -> int:
+    total = 0
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for member in [process, *process.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += member.memory_info().rss
+    return total
+
+
+def _error(kind: str, message: str, remedy: str | None) -> errors.ZkserveError:
+    known = getattr(errors, kind, None)
+    if isinstance(known, type) and issubclass(known, errors.ZkserveError):
+        return known(message, remedy=remedy)
+    return errors.EngineFailed(f"{kind}: {message}")
+
+
+# What follows runs in the child.
+
+_reply_fd = -1
+
+
+def _reply(message: dict[str, Any]) -> None:
+    data = json.dumps(message).encode() + b"\n"
+    while data:
+        data = data[os.write(_reply_fd, data) :]
+
+
+def _peak_rss_bytes() -> int:
+    # Not getrusage: its maximum survives exec and would show the parent's memory.
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _serve(line: str) -> None:
+    request = json.loads(line)
+    module, _, name = request["target"].partition(":")
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    try:
+        value = getattr(importlib.import_module(module), name)(**request["arguments"])
+    except errors.ZkserveError as exc:
+        answer: dict[str, Any] = {
+            "error": {"kind": type(exc).__name__, "message": exc.message, "remedy": exc.remedy}
+        }
+    except MemoryError:
+        sys.stderr.write("MemoryError\n")
+        os._exit(1)
+    except BaseException as exc:  # noqa: BLE001 (a Rust panic is a BaseException)
+        answer = {"error": {"kind": type(exc).__name__, "message": str(exc)[:300], "remedy": None}}
+    else:
+        now = resource.getrusage(resource.RUSAGE_SELF)
+        answer = {
+            "value": value,
+            "peak_rss_bytes": _peak_rss_bytes(),
+            "cpu_s": now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime,
+        }
+    _reply(answer)
+
+
+def main(parent_pid: int, reply_fd: int, address_space_bytes: int, niceness: int) -> None:
+    """Serve calls until the parent closes the pipe or dies."""
+    global _reply_fd
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent_pid:
+        os._exit(1)
+    os.set_inheritable(reply_fd, False)
+    _reply_fd = reply_fd
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    if hard != resource.RLIM_INFINITY:
+        address_space_bytes = min(address_space_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (address_space_bytes, address_space_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.nice(niceness)
+    for line in sys.stdin:
+        _serve(line)
+
+
+if __name__ == "__main__":
+    # As a module by its own name, so that steps that import it share its state.
+    importlib.import_module("zkserve.engines.child").main(*map(int, sys.argv[1:]))
+    os._exit(0)  # ezkl's threads abort the interpreter's own shutdown.

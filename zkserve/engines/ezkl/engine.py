@@ -1,0 +1,463 @@
+"""The ezkl engine: folders, pins, claims and limits; ezkl itself runs in children only."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import secrets
+import shutil
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zkserve.encoding import (
+    FIELD_MODULUS,
+    OUTPUT_BOUND,
+    bytes32,
+    canonical_json,
+    circuit_id,
+    manifest_circuit_id,
+    sha256_file,
+)
+from zkserve.engines.base import (
+    Bundle,
+    Cancelled,
+    CircuitPlan,
+    FloatArray,
+    Limits,
+    Prediction,
+    Progress,
+    Proof,
+    Srs,
+)
+from zkserve.engines.child import Answer, Child, never_cancelled, no_progress, run_child
+from zkserve.engines.ezkl.inputs import NO_SALT, Opening, SaltShape, pack, quantise, unpack
+from zkserve.engines.ezkl.options import Options
+from zkserve.engines.ezkl.settings import Settings
+from zkserve.engines.srs import load_srs, mark_development
+from zkserve.errors import BundleMismatch, EngineFailed, InvalidInput, ProofInvalid
+from zkserve.types import CircuitManifest, Claim, InputMode, Scale, TensorSpec, WeightsMode
+
+STEPS = "zkserve.engines.ezkl.steps:"
+HEAVY_NICENESS = 5
+CALIBRATION_SAMPLES = 200
+PREDICT_LIMITS = Limits(time_s=30.0, memory_bytes=4 << 30)
+FILES = {
+    "settings": "settings.json",
+    "compiled": "model.compiled",
+    "verifying_key": "vk.key",
+    "proving_key": "pk.key",
+    "verifier_srs": "verifier.srs",
+    "model": "model.onnx",
+    "verifier_source": "Verifier.sol",
+}
+"""Artifact names and their files in a compiled folder; ``srs`` lies where the caller keeps it."""
+PUBLIC = frozenset({"settings", "verifying_key", "verifier_srs", "verifier_source"})
+"""What verifying needs. The SRS is public too, but large and needed for proving only."""
+PLAN = "plan.json"
+_DEFAULT_LIMITS = Limits()
+
+
+class EzklEngine:
+    """Halo2 circuits of ONNX models by ezkl; thread-safe."""
+
+    name = "ezkl"
+
+    def __init__(self) -> None:
+        self.version = importlib.metadata.version("ezkl")
+        self._warm: Child | None = None
+        self._warm_lock = threading.Lock()
+
+    def compile(
+        self,
+        model: Path,
+        plan: CircuitPlan,
+        calibration: FloatArray,
+        out: Path,
+        *,
+        limits: Limits = _DEFAULT_LIMITS,
+        progress: Progress = no_progress,
+        cancelled: Cancelled = never_cancelled,
+    ) -> int:
+        """Compile an untrusted ONNX file into ``out``; see :meth:`Engine.compile`."""
+        options = Options.of(plan)
+        if calibration.ndim != 2 or not len(calibration) or not np.isfinite(calibration).all():
+            raise InvalidInput(
+                f"calibration samples have shape {calibration.shape}; expected finite numbers of "
+                "shape (samples, elements), at least one sample."
+            )
+        committed = plan.input_mode is InputMode.COMMITTED
+        bound = options.decomp_base**options.decomp_legs
+        salt = SaltShape.within(bound) if committed else NO_SALT
+        chosen = np.linspace(0, len(calibration) - 1, CALIBRATION_SAMPLES).astype(int)
+        samples = calibration[np.unique(chosen)].astype(np.float32)
+        out.mkdir(mode=0o700, parents=True, exist_ok=True)
+        shutil.copyfile(model, out / FILES["model"])
+        with tempfile.TemporaryDirectory(prefix="zkserve-") as folder:
+            path = Path(folder, "calibration.npy")
+            np.save(path, samples)
+            tensors: dict[str, Any] = run_child(
+                STEPS + "compile_model",
+                limits=limits,
+                niceness=HEAVY_NICENESS,
+                progress=progress,
+                cancelled=cancelled,
+                model=str((out / FILES["model"]).resolve()),
+                calibration=str(path),
+                out=str(out.resolve()),
+                run_args=options.run_args(plan.input_mode),
+                salt_count=salt.count,
+                lookup_margin=options.lookup_margin,
+                max_logrows=options.max_logrows,
+            ).value
+        settings = Settings.read(out / FILES["settings"])
+        if (settings.input_mode, settings.input_scale) != (plan.input_mode, options.scale):
+            raise EngineFailed("ezkl compiled with another input mode or scale than was asked.")
+        # One calibration sample stays in the folder: setup proves it to try the keys out.
+        probe = Opening(
+            values=quantise(
+                samples[0], size=samples.shape[1], scale=settings.input_scale, bound=bound
+            ),
+            salt=tuple(salt.elements(secrets.token_bytes(32))),
+            scale=settings.input_scale,
+        )
+        (out / PLAN).write_bytes(
+            canonical_json(
+                tensors | {"salt": [salt.count, salt.bits], "probe": probe.encode().decode()}
+            )
+        )
+        return settings.logrows
+
+    def development_srs(self, log_size: int, out: Path, *, limits: Limits = _DEFAULT_LIMITS) -> Srs:
+        """Make and mark a development SRS, the file ``out``; see the protocol."""
+        out.parent.mkdir(parents=True, exist_ok=True)
+        made = out.with_name(out.name + ".part")
+        run_child(STEPS + "make_srs", limits=limits, log_size=log_size, out=str(made.resolve()))
+        mark_development(out)
+        made.replace(out)
+        return load_srs(out, sha256=None, production=False)
+
+    def setup(
+        self,
+        compiled: Path,
+        srs: Srs,
+        *,
+        limits: Limits = _DEFAULT_LIMITS,
+        progress: Progress = no_progress,
+        cancelled: Cancelled = never_cancelled,
+    ) -> Bundle:
+        """Make the keys, prove one sample with them, and pin it all; see :meth:`Engine.setup`."""
+        if sha256_file(srs.path) != srs.sha256:
+            raise BundleMismatch(f"the SRS file {srs.path.name} has not the digest it came with.")
+        plan = json.loads((compiled / PLAN).read_bytes())
+        settings = Settings.read(compiled / FILES["settings"])
+        progress("setting up")
+        keys = run_child(
+            STEPS + "make_keys",
+            limits=limits,
+            niceness=HEAVY_NICENESS,
+            progress=progress,
+            cancelled=cancelled,
+            folder=str(compiled.resolve()),
+            srs=str(srs.path.resolve()),
+        )
+        files = {name: compiled / file for name, file in FILES.items()} | {"srs": srs.path}
+        count, bits = plan["salt"]
+        inputs = tuple(
+            TensorSpec(name=tensor["name"], shape=tuple(tensor["shape"]))
+            for tensor in plan["inputs"]
+        )
+        opening = Opening.decode(
+            plan["probe"].encode(),
+            size=sum(spec.size for spec in inputs),
+            scale=settings.input_scale,
+            salt=SaltShape(count=count, bits=bits),
+        )
+        progress("trying the keys")
+        trial = self._prove(
+            files, opening.elements, None, limits=limits, progress=progress, cancelled=cancelled
+        )
+        output = TensorSpec(name=plan["output"]["name"], shape=tuple(plan["output"]["shape"]))
+        instances = trial.value["instances"]
+        committed = settings.input_mode is InputMode.COMMITTED
+        expected = (1 if committed else len(opening.values)) + 1 + output.size
+        if len(instances) != expected:
+            raise EngineFailed(f"the circuit has {len(instances)} instances; expected {expected}.")
+        decided: dict[str, Any] = {
+            "engine": self.name,
+            "engine_version": self.version,
+            "input_mode": settings.input_mode,
+            "weights_mode": WeightsMode.HASHED,
+            "weights": f"0x{instances[1 if committed else 0]:064x}",
+            "output_scale": settings.output_scale,
+            "pins": {name: sha256_file(path) for name, path in sorted(files.items())},
+        }
+        for name in files.keys() - PUBLIC - {"srs"}:
+            files[name].chmod(0o600)
+        manifest = CircuitManifest(
+            circuit_id=circuit_id(**decided),
+            **decided,
+            inputs=inputs,
+            output=output,
+            public=PUBLIC,
+            development_srs=srs.development,
+            rows=settings.rows,
+            facts={
+                "logrows": settings.logrows,
+                "input_scale": settings.input_scale,
+                "salt_count": count,
+                "salt_bits": bits,
+                "proof_bytes": len(trial.value["proof"]) // 2,
+                "pk_bytes": files["proving_key"].stat().st_size,
+                "vk_bytes": files["verifying_key"].stat().st_size,
+                "setup_s": round(keys.wall_s, 3),
+                "setup_peak_rss_bytes": keys.peak_rss_bytes,
+                "trial_prove_s": round(trial.wall_s, 3),
+                "trial_peak_rss_bytes": trial.peak_rss_bytes,
+            },
+        )
+        return Bundle(manifest=manifest, files=files)
+
+    def predict(
+        self, bundle: Bundle, inputs: FloatArray, *, salt: bytes | None = None
+    ) -> Prediction:
+        """Run the circuit on one input in the warm child; see :meth:`Engine.predict`."""
+        manifest = bundle.manifest
+        files = self._pinned(bundle, "settings", "compiled")
+        settings = Settings.read(files["settings"])
+        shape = _salt_shape(manifest)
+        opening = Opening(
+            values=quantise(
+                inputs,
+                size=_input_size(manifest),
+                scale=settings.input_scale,
+                bound=settings.element_bound,
+            ),
+            salt=tuple(shape.elements(salt if salt is not None else secrets.token_bytes(32))),
+            scale=settings.input_scale,
+        )
+        instances: list[int] = self._ask_warm(
+            "witness",
+            settings=str(files["settings"].resolve()),
+            compiled=str(files["compiled"].resolve()),
+            elements=opening.elements,
+        )
+        outputs = instances[-manifest.output.size :]
+        packed = (
+            pack(opening.values)
+            if manifest.input_mode is InputMode.PUBLIC
+            else instances[0].to_bytes(32, "big")
+        )
+        claim = Claim(
+            circuit_id=manifest.circuit_id,
+            weights=manifest.weights,
+            input=packed,
+            outputs=tuple(_signed(output) for output in outputs),
+        )
+        if _instances(manifest, claim) != instances:
+            raise BundleMismatch("the compiled model has other weights than the manifest says.")
+        return Prediction(claim=claim, opening=opening.encode())
+
+    def prove(
+        self,
+        bundle: Bundle,
+        claim: Claim,
+        opening: bytes,
+        *,
+        limits: Limits = _DEFAULT_LIMITS,
+        progress: Progress = no_progress,
+        cancelled: Cancelled = never_cancelled,
+    ) -> Proof:
+        """Prove a claim in a child of its own; see :meth:`Engine.prove`."""
+        files = self._pinned(bundle, *(FILES.keys() - {"model", "verifier_source"}), "srs")
+        instances = _instances(bundle.manifest, claim)
+        opened = _decode_opening(bundle.manifest, opening)
+        answer = self._prove(
+            files,
+            opened.elements,
+            instances,
+            limits=limits,
+            progress=progress,
+            cancelled=cancelled,
+        )
+        data = bytes.fromhex(answer.value["proof"])
+        _check_length(bundle.manifest, data)
+        return Proof(
+            data=data,
+            prove_s=answer.wall_s,
+            prove_cpu_s=answer.cpu_s,
+            peak_rss_bytes=answer.peak_rss_bytes,
+        )
+
+    def verify(
+        self, bundle: Bundle, claim: Claim, proof: bytes, *, limits: Limits = _DEFAULT_LIMITS
+    ) -> None:
+        """Return if ``proof`` proves ``claim``; see :meth:`Engine.verify`."""
+        files = self._pinned(bundle, "settings", "verifying_key", "verifier_srs")
+        settings = Settings.read(files["settings"])
+        manifest = bundle.manifest
+        if (settings.input_mode, settings.output_scale) != (
+            manifest.input_mode,
+            manifest.output_scale,
+        ):
+            raise BundleMismatch("the manifest's input mode or output scale is not the circuit's.")
+        instances = _instances(manifest, claim)
+        _check_length(manifest, proof)
+        run_child(
+            STEPS + "verify",
+            limits=limits,
+            settings=str(files["settings"].resolve()),
+            verifying_key=str(files["verifying_key"].resolve()),
+            verifier_srs=str(files["verifier_srs"].resolve()),
+            instances=instances,
+            proof=proof.hex(),
+        )
+
+    def unpack_input(self, manifest: CircuitManifest, packed: bytes) -> FloatArray:
+        """Return the real values of a packed public input; see :meth:`Engine.unpack_input`."""
+        if manifest.input_mode is not InputMode.PUBLIC:
+            raise InvalidInput("this circuit's inputs are committed, not public.")
+        integers = unpack(packed, size=_input_size(manifest))
+        scale = Scale(shift=int(manifest.facts["input_scale"]))
+        values = np.array([scale.to_real(integer) for integer in integers], dtype=np.float32)
+        back = [int(value) for value in values.astype(np.float64) * 2.0**scale.shift]
+        if tuple(back) != integers:
+            raise InvalidInput("an element of the packed input is finer than a float32.")
+        return values
+
+    def check_opening(self, manifest: CircuitManifest, claim: Claim, opening: bytes) -> list[float]:
+        """Return the input that ``claim`` shows or commits to; see :meth:`Engine.check_opening`."""
+        opened = _decode_opening(manifest, opening)
+        if manifest.input_mode is InputMode.PUBLIC:
+            expected = pack(opened.values)
+        else:
+            digest: int = self._ask_warm("poseidon", elements=opened.elements)
+            expected = digest.to_bytes(32, "big")
+        if expected != claim.input:
+            raise ProofInvalid("the opening is not that of the claim's input.")
+        return opened.to_real()
+
+    def export_verifier(self, bundle: Bundle) -> str:
+        """Return the pinned Solidity source; see :meth:`Engine.export_verifier`."""
+        return self._pinned(bundle, "verifier_source")["verifier_source"].read_text()
+
+    def close(self) -> None:
+        """Stop the warm child; the next prediction starts another."""
+        with self._warm_lock:
+            if self._warm is not None:
+                self._warm.close()
+                self._warm = None
+
+    def _ask_warm(self, step: str, **arguments: Any) -> Any:
+        with self._warm_lock:
+            if self._warm is None or not self._warm.alive:
+                self._warm = Child(limits=PREDICT_LIMITS)
+            return self._warm.call(STEPS + step, **arguments).value
+
+    def _prove(
+        self,
+        files: Mapping[str, Path],
+        elements: list[int],
+        instances: list[int] | None,
+        *,
+        limits: Limits,
+        progress: Progress,
+        cancelled: Cancelled,
+    ) -> Answer:
+        names = ("settings", "compiled", "proving_key", "verifying_key", "srs", "verifier_srs")
+        return run_child(
+            STEPS + "prove",
+            limits=limits,
+            niceness=HEAVY_NICENESS,
+            progress=progress,
+            cancelled=cancelled,
+            elements=elements,
+            instances=instances,
+            **{name: str(files[name].resolve()) for name in names},
+        )
+
+    def _pinned(self, bundle: Bundle, *names: str) -> dict[str, Path]:
+        """Return the named files of a bundle once they, the engine and the id are as pinned."""
+        manifest = bundle.manifest
+        if (manifest.engine, manifest.engine_version) != (self.name, self.version):
+            raise BundleMismatch(
+                f"the circuit was made by {manifest.engine} {manifest.engine_version}; installed "
+                f"is {self.name} {self.version}.",
+                remedy="Install the version that the circuit names, or publish it again.",
+            )
+        if manifest_circuit_id(manifest) != manifest.circuit_id:
+            raise BundleMismatch("the circuit id is not that of the manifest's own fields.")
+        files = {}
+        for name in names:
+            path = bundle.files.get(name)
+            if path is None or not path.is_file() or name not in manifest.pins:
+                raise BundleMismatch(f"the bundle has no artifact {name!r}.")
+            if sha256_file(path) != manifest.pins[name]:
+                raise BundleMismatch(
+                    f"artifact {name!r} differs from what was pinned at publication.",
+                    remedy="Fetch the artifacts again; if this stays, do not trust the circuit.",
+                )
+            files[name] = path
+        return files
+
+
+def _instances(manifest: CircuitManifest, claim: Claim) -> list[int]:
+    """Return the circuit's public instances as the claim states them, in circuit order."""
+    if (claim.circuit_id, claim.weights) != (manifest.circuit_id, manifest.weights):
+        raise ProofInvalid("the claim is of another circuit or other weights.")
+    if len(claim.outputs) != manifest.output.size:
+        raise ProofInvalid(
+            f"the claim has {len(claim.outputs)} outputs; the circuit has {manifest.output.size}."
+        )
+    if any(abs(output) >= OUTPUT_BOUND for output in claim.outputs):
+        raise ProofInvalid("an output of the claim is outside ±2**127.")
+    weights = int.from_bytes(bytes32(claim.weights), "big")
+    if weights >= FIELD_MODULUS:
+        raise ProofInvalid("the weights commitment is not below the field's order.")
+    if manifest.input_mode is InputMode.PUBLIC:
+        try:
+            inputs = unpack(claim.input, size=_input_size(manifest))
+        except InvalidInput as exc:
+            raise ProofInvalid(exc.message) from exc
+        tied = [weights, *inputs]
+    else:
+        if len(claim.input) != 32:
+            raise ProofInvalid(f"an input commitment has 32 bytes, got {len(claim.input)}.")
+        commitment = int.from_bytes(claim.input, "big")
+        if commitment >= FIELD_MODULUS:
+            raise ProofInvalid("the input commitment is not below the field's order.")
+        tied = [commitment, weights]
+    return [value % FIELD_MODULUS for value in (*tied, *claim.outputs)]
+
+
+def _check_length(manifest: CircuitManifest, proof: bytes) -> None:
+    if len(proof) != manifest.facts.get("proof_bytes"):
+        raise ProofInvalid(
+            f"the proof has {len(proof)} bytes; proofs of this circuit have "
+            f"{manifest.facts.get('proof_bytes')}."
+        )
+
+
+def _decode_opening(manifest: CircuitManifest, opening: bytes) -> Opening:
+    return Opening.decode(
+        opening,
+        size=_input_size(manifest),
+        scale=int(manifest.facts["input_scale"]),
+        salt=_salt_shape(manifest),
+    )
+
+
+def _salt_shape(manifest: CircuitManifest) -> SaltShape:
+    return SaltShape(count=int(manifest.facts["salt_count"]), bits=int(manifest.facts["salt_bits"]))
+
+
+def _input_size(manifest: CircuitManifest) -> int:
+    return sum(spec.size for spec in manifest.inputs)
+
+
+def _signed(element: int) -> int:
+    return element - FIELD_MODULUS if element > FIELD_MODULUS // 2 else element

@@ -1,0 +1,102 @@
+"""What ezkl's ``settings.json`` decides, checked: circuits with a check off are refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zkserve.errors import BundleMismatch, InputOutOfRange
+from zkserve.types import InputMode, Scale
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The parts of the settings that claims and their checks depend on."""
+
+    input_mode: InputMode
+    input_scale: int
+    output_scale: Scale
+    logrows: int
+    rows: int
+    element_bound: int
+    """Magnitudes of quantised inputs stay below this: the circuit's decompositions cover it."""
+    lookup_range: tuple[int, int] | None
+    """Inclusive range of lookup inputs; ``None`` where the circuit has no lookups."""
+
+    @classmethod
+    def read(cls, path: Path) -> Settings:
+        """Read and check a settings file.
+
+        Raises:
+            BundleMismatch: a check is off, or inputs, weights or outputs are not tied to the proof.
+
+        """
+        try:
+            return cls._parse(json.loads(path.read_bytes()))
+        except (KeyError, TypeError, ValueError, IndexError) as exc:
+            raise BundleMismatch(f"the circuit's settings cannot be read: {exc!r}.") from exc
+
+    @classmethod
+    def _parse(cls, settings: dict[str, Any]) -> Settings:
+        run_args = settings["run_args"]
+        mode = _input_mode(run_args["input_visibility"])
+        for name, sound in (
+            ("check_mode is SAFE", settings["check_mode"] == run_args["check_mode"] == "SAFE"),
+            ("range checks are on", run_args["ignore_range_check_inputs_outputs"] is False),
+            ("weights are hashed", _hashed(run_args["param_visibility"])),
+            ("outputs are public", run_args["output_visibility"] == "Public"),
+            ("inputs are hashed or public", mode is not None),
+        ):
+            if not sound:
+                raise BundleMismatch(f"the circuit's settings are not safe: not so that {name}.")
+        assert mode is not None  # noqa: S101 (checked above)
+        (input_scale,), (output_scale,) = (
+            settings["model_input_scales"],
+            settings["model_output_scales"],
+        )
+        if input_scale < 0 or output_scale < 0:
+            raise BundleMismatch("the circuit's settings have a negative scale.")
+        minimum, maximum = run_args["lookup_range"]
+        return cls(
+            input_mode=mode,
+            input_scale=input_scale,
+            output_scale=Scale(multiplier=1, shift=output_scale),
+            logrows=run_args["logrows"],
+            rows=settings["num_rows"],
+            element_bound=run_args["decomp_base"] ** run_args["decomp_legs"],
+            lookup_range=(minimum, maximum) if settings["required_lookups"] else None,
+        )
+
+    def check_lookups(self, minimum: int, maximum: int) -> None:
+        """Check a witness's extremes: past the table the prover would hang for ever.
+
+        Raises:
+            InputOutOfRange: the tables do not cover them.
+
+        """
+        if self.lookup_range is None:
+            return
+        low, high = self.lookup_range
+        if minimum < low or maximum > high:
+            raise InputOutOfRange(
+                f"this input drives a lookup to [{minimum}, {maximum}]; the circuit covers "
+                f"[{low}, {high}].",
+                remedy="Scale the input as the model expects, or publish a circuit calibrated on "
+                "wider samples.",
+            )
+
+
+def _hashed(visibility: Any) -> bool:
+    return (
+        isinstance(visibility, dict)
+        and visibility.keys() == {"Hashed"}
+        and visibility["Hashed"]["hash_is_public"] is True
+    )
+
+
+def _input_mode(visibility: Any) -> InputMode | None:
+    if visibility == "Public":
+        return InputMode.PUBLIC
+    return InputMode.COMMITTED if _hashed(visibility) else None

@@ -1,0 +1,285 @@
+"""What runs in the child: every call into ezkl, with JSON in and out.
+
+Field elements cross the seam as Python integers below the field's order. Files that hold inputs
+(witness, proof input) are made in a temporary folder inside the child's private one and are gone
+when a step returns; if the child is killed its parent removes that folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ezkl
+import numpy as np
+import onnx
+
+from zkserve.encoding import FIELD_MODULUS
+from zkserve.engines import onnx_model
+from zkserve.engines.child import report
+from zkserve.engines.ezkl import surgery
+from zkserve.engines.ezkl.settings import Settings
+from zkserve.engines.ezkl.verifier_source import patch
+from zkserve.errors import (
+    EngineFailed,
+    InputOutOfRange,
+    ModelRejected,
+    ProofInvalid,
+    ZkserveError,
+)
+from zkserve.types import InputMode
+
+_SRS_POINT_BYTES = 64
+_SRS_TAIL_BYTES = 256
+
+
+def compile_model(
+    *,
+    model: str,
+    calibration: str,
+    out: str,
+    run_args: dict[str, Any],
+    salt_count: int,
+    lookup_margin: int,
+    max_logrows: int,
+) -> dict[str, Any]:
+    """Check, rewrite, calibrate and compile a model; return the names and shapes of its tensors.
+
+    ``out`` receives ``settings.json`` and ``model.compiled``.
+
+    Raises:
+        ModelRejected: the model is not allowed, or ezkl cannot compile it.
+
+    """
+    report("checking the model")
+    original = onnx_model.load(Path(model))
+    samples = np.load(calibration, allow_pickle=False)
+    flat = surgery.flatten(original, salt_count)
+    surgery.check_same(original, flat, samples, salt_count)
+    settings, compiled = Path(out, "settings.json"), Path(out, "model.compiled")
+    with _scratch() as folder, _ezkl(ModelRejected, "ezkl cannot compile the model"):
+        network = folder / "network.onnx"
+        onnx.save(flat, network)
+        arguments = ezkl.PyRunArgs()
+        for name, value in run_args.items():
+            setattr(arguments, name, value)
+        ezkl.gen_settings(str(network), str(settings), py_run_args=arguments)
+        report("calibrating")
+        salted = np.hstack([samples, np.zeros((len(samples), salt_count), np.float32)])
+        data = folder / "calibration.json"
+        data.write_text(json.dumps({"input_data": [salted.reshape(-1).tolist()]}))
+        ezkl.calibrate_settings(
+            str(data),
+            str(network),
+            str(settings),
+            "resources",
+            lookup_safety_margin=lookup_margin,
+            scales=[run_args["input_scale"]],
+            scale_rebase_multiplier=[1],
+            max_logrows=max_logrows,
+        )
+        report("compiling")
+        ezkl.compile_circuit(str(network), str(compiled), str(settings))
+    output = original.graph.output[0]
+    return {
+        "inputs": [
+            {"name": value.name, "shape": onnx_model.shape_of(value)}
+            for value in onnx_model.inputs_of(original)
+        ],
+        "output": {"name": output.name, "shape": onnx_model.shape_of(output)},
+    }
+
+
+def make_srs(*, log_size: int, out: str) -> None:
+    """Sample an SRS with a local secret."""
+    with _ezkl(EngineFailed, "ezkl cannot make an SRS"):
+        ezkl.gen_srs(out, log_size)
+
+
+def make_keys(*, folder: str, srs: str) -> None:
+    """Make the keys, the verification SRS and the Solidity verifier in the compiled ``folder``.
+
+    Verification needs only the first group element and the two of G2, so ``verifier.srs`` is the
+    SRS cut to size 1: log2 of its size (4 bytes), the generator twice (as the one power and the one
+    Lagrange element), then the G2 elements as in the full file: 388 bytes.
+    """
+    at = Path(folder)
+    with Path(srs).open("rb") as file:
+        file.seek(4)
+        generator = file.read(_SRS_POINT_BYTES)
+        file.seek(-_SRS_TAIL_BYTES, os.SEEK_END)
+        tail = file.read()
+    (at / "verifier.srs").write_bytes(bytes(4) + 2 * generator + tail)
+    with _ezkl(EngineFailed, "ezkl cannot set up the circuit"):
+        ezkl.setup(
+            str(at / "model.compiled"),
+            str(at / "vk.key"),
+            str(at / "pk.key"),
+            srs,
+            witness_path=None,
+            disable_selector_compression=False,
+        )
+    report("exporting the verifier")
+    source = at / "Verifier.sol"
+    with _scratch() as scratch:
+        raw = scratch / "raw.sol"
+        try:
+            asyncio.run(_create_verifier(at, raw, scratch / "abi.json", srs))
+        except Exception as exc:
+            # It writes the source and only then asks for a Solidity compiler, which is not there.
+            if "svm" not in str(exc) or not raw.is_file():
+                raise EngineFailed(f"ezkl cannot export a verifier: {_text(exc)}.") from exc
+        source.write_text(patch(raw.read_text()))
+
+
+async def _create_verifier(at: Path, source: Path, abi: Path, srs: str) -> None:
+    await ezkl.create_evm_verifier(
+        str(at / "vk.key"), str(at / "settings.json"), str(source), str(abi), srs, reusable=False
+    )
+
+
+def witness(*, settings: str, compiled: str, elements: list[int]) -> list[int]:
+    """Run the circuit on quantised inputs and salt; return the public instances in circuit order.
+
+    Raises:
+        InputOutOfRange: proving this witness would fail or hang.
+
+    """
+    with _scratch() as folder:
+        return _witness(Settings.read(Path(settings)), compiled, elements, folder / "witness.json")
+
+
+def poseidon(*, elements: list[int]) -> int:
+    """Return the hash that the circuit makes of its input tensor."""
+    with _ezkl(EngineFailed, "ezkl cannot hash"):
+        (digest,) = ezkl.poseidon_hash([to_felt(element) for element in elements])
+    return from_felt(digest)
+
+
+def prove(
+    *,
+    settings: str,
+    compiled: str,
+    proving_key: str,
+    verifying_key: str,
+    srs: str,
+    verifier_srs: str,
+    elements: list[int],
+    instances: list[int] | None,
+) -> dict[str, Any]:
+    """Prove, and verify the proof; return ``{"instances", "proof"}`` with the proof as hex.
+
+    ``elements`` are the quantised inputs and salt; ``instances`` is what the claim says, ``None``
+    at setup, where there is no claim yet; the others are paths.
+
+    Raises:
+        ProofInvalid: the elements do not give these instances, or the proof came out wrong.
+        InputOutOfRange: proving this witness would fail or hang.
+
+    """
+    with _scratch() as folder:
+        path, made = folder / "witness.json", folder / "proof.json"
+        found = _witness(Settings.read(Path(settings)), compiled, elements, path)
+        if instances is not None and found != instances:
+            raise ProofInvalid(
+                "the opening does not give this claim: the circuit computes another input "
+                "commitment, weights hash or output from it."
+            )
+        report("proving")
+        with _ezkl(EngineFailed, "ezkl cannot prove"):
+            ezkl.prove(str(path), compiled, proving_key, str(made), srs)
+        proof = json.loads(made.read_text())
+    if [from_felt(felt) for column in proof["instances"] for felt in column] != found:
+        raise ProofInvalid("the prover made a proof of something else than the claim.")
+    report("verifying")
+    data: str = proof["hex_proof"].removeprefix("0x")
+    verify(
+        settings=settings,
+        verifying_key=verifying_key,
+        verifier_srs=verifier_srs,
+        instances=found,
+        proof=data,
+    )
+    return {"instances": found, "proof": data}
+
+
+def verify(
+    *, settings: str, verifying_key: str, verifier_srs: str, instances: list[int], proof: str
+) -> None:
+    """Return if the proof (hex) proves the instances.
+
+    Raises:
+        ProofInvalid: it does not.
+
+    """
+    with _scratch() as folder:
+        path = folder / "proof.json"
+        path.write_text(
+            json.dumps(
+                {
+                    "instances": [[to_felt(instance) for instance in instances]],
+                    "proof": list(bytes.fromhex(proof)),
+                    "hex_proof": "0x" + proof,
+                    "transcript_type": "EVM",
+                }
+            )
+        )
+        with _ezkl(ProofInvalid, "the proof does not prove the claim"):
+            valid = ezkl.verify(str(path), settings, verifying_key, verifier_srs, reduced_srs=False)
+    if valid is not True:
+        raise ProofInvalid("the proof does not prove the claim.")
+
+
+def to_felt(integer: int) -> str:
+    """Return ezkl's spelling of a field element: 32 bytes, little-endian, hex; signed goes in."""
+    return (integer % FIELD_MODULUS).to_bytes(32, "little").hex()
+
+
+def from_felt(felt: str) -> int:
+    """Return the integer below the field's order that ezkl spells ``felt``."""
+    return int.from_bytes(bytes.fromhex(felt), "little")
+
+
+def _witness(settings: Settings, compiled: str, elements: list[int], path: Path) -> list[int]:
+    data = path.with_name("input.json")
+    data.write_text(json.dumps({"input_data": [[to_felt(element) for element in elements]]}))
+    with _ezkl(InputOutOfRange, "the circuit cannot compute on this input"):
+        ezkl.gen_witness(str(data), compiled, str(path), vk_path=None, srs_path=None)
+    found = json.loads(path.read_text())
+    settings.check_lookups(found["min_lookup_inputs"], found["max_lookup_inputs"])
+    weights = found["processed_params"]["poseidon_hash"]
+    outputs = [felt for column in found["outputs"] for felt in column]
+    # Hashes come first, then what is public as it is: the order in which ezkl lays instances out.
+    if settings.input_mode is InputMode.PUBLIC:
+        inputs = [felt for column in found["inputs"] for felt in column]
+        instances = [*weights, *inputs, *outputs]
+    else:
+        instances = [*found["processed_inputs"]["poseidon_hash"], *weights, *outputs]
+    return [from_felt(felt) for felt in instances]
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+        yield Path(folder)
+
+
+@contextmanager
+def _ezkl(error: type[ZkserveError], message: str) -> Iterator[None]:
+    """Wrap whatever ezkl raises; its Rust panics derive from BaseException."""
+    try:
+        yield
+    except (ZkserveError, MemoryError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as exc:
+        raise error(f"{message}: {_text(exc)}.") from exc
+
+
+def _text(exc: BaseException) -> str:
+    return " ".join(str(exc).split())[:200]

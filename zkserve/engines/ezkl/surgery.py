@@ -1,0 +1,79 @@
+"""Rewrite a checked ONNX graph so that it takes one flat tensor: all its inputs and then a salt.
+
+ezkl hashes an input tensor as a whole. With the salt inside that tensor the hash becomes a
+commitment, and with all inputs in it a claim has one; the graph itself slices the salt off.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from zkserve.engines import onnx_model
+from zkserve.engines.base import FloatArray
+from zkserve.errors import ModelRejected
+
+PREFIX = "zkserve_"
+FLAT = PREFIX + "flat"
+COMPARED_SAMPLES = 8
+
+
+def flatten(model: onnx.ModelProto, salt_count: int) -> onnx.ModelProto:
+    """Return the model with the single input ``zkserve_flat`` of shape ``(1, elements + salt)``.
+
+    Raises:
+        ModelRejected: a name of the model collides with ours.
+
+    """
+    flat = onnx.ModelProto()
+    flat.CopyFrom(model)
+    graph = flat.graph
+    names = {name for node in graph.node for name in [*node.input, *node.output, node.name]}
+    if any(name.startswith(PREFIX) for name in names):
+        raise ModelRejected(f"the model uses names that begin with {PREFIX!r}.")
+    inputs = onnx_model.inputs_of(model)
+    nodes, offset = [], 0
+    for number, value in enumerate(inputs):
+        shape = onnx_model.shape_of(value)
+        end = offset + math.prod(shape)
+        constants = {"start": [offset], "end": [end], "axis": [1], "shape": list(shape)}
+        named = {key: f"{PREFIX}{key}_{number}" for key in constants}
+        for key, integers in constants.items():
+            array = np.array(integers, dtype=np.int64)
+            graph.initializer.append(numpy_helper.from_array(array, named[key]))
+        part = f"{PREFIX}part_{number}"
+        nodes += [
+            helper.make_node("Slice", [FLAT, named["start"], named["end"], named["axis"]], [part]),
+            helper.make_node("Reshape", [part, named["shape"]], [value.name]),
+        ]
+        offset = end
+    body = list(graph.node)
+    del graph.node[:], graph.value_info[:], graph.input[:]
+    graph.node.extend(nodes + body)
+    graph.input.append(
+        helper.make_tensor_value_info(FLAT, onnx.TensorProto.FLOAT, [1, offset + salt_count])
+    )
+    return onnx_model.infer(flat)
+
+
+def check_same(
+    original: onnx.ModelProto, flat: onnx.ModelProto, samples: FloatArray, salt_count: int
+) -> None:
+    """Check in onnxruntime that the rewritten model answers as the original, whatever the salt.
+
+    Raises:
+        ModelRejected: it does not.
+
+    """
+    samples = samples[:COMPARED_SAMPLES]
+    salt = np.random.default_rng(0).normal(size=(len(samples), salt_count)).astype(np.float32)
+    expected = onnx_model.run(original, samples)
+    got = onnx_model.run(flat, np.hstack([samples, salt]))
+    if not (np.isfinite(expected).all() and np.allclose(expected, got, rtol=1e-5, atol=1e-6)):
+        raise ModelRejected(
+            "the model's answers on calibration samples are not finite, or change when its inputs "
+            "are joined into one tensor."
+        )
