@@ -1,0 +1,5 @@
+"""``python -m zkserve``."""
+
+from zkserve.cli import main
+
+main()

@@ -1,0 +1,268 @@
+"""Commands of operating: status, doctor, demo, db, keys, chain."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Callable
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Annotated, Any
+
+import psutil
+import typer
+
+from zkserve import log
+from zkserve.artifacts import ArtifactStore
+from zkserve.cli.console import JsonFlag, answer, progress, read_settings, table
+from zkserve.cli.owner import open_node
+from zkserve.cli.user import ApiKeyOption, UrlOption, open_client
+from zkserve.errors import InvalidInput, NotFound, ZkserveError
+from zkserve.settings import Settings
+from zkserve.store import keys
+from zkserve.store.database import Database
+
+_MIN_FREE_GIB = 5
+_MIN_MEMORY_GIB = 4
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(status)
+    app.command()(doctor)
+    app.command()(demo)
+    db = typer.Typer(help="The database.", no_args_is_help=True)
+    db.command("upgrade")(db_upgrade)
+    app.add_typer(db, name="db")
+    key_commands = typer.Typer(help="API keys.", no_args_is_help=True)
+    key_commands.command("create")(keys_create)
+    key_commands.command("list")(keys_list)
+    key_commands.command("revoke")(keys_revoke)
+    app.add_typer(key_commands, name="keys")
+    chain = typer.Typer(help="The contracts.", no_args_is_help=True)
+    chain.command("deploy")(chain_deploy)
+    app.add_typer(chain, name="chain")
+
+
+def status(url: UrlOption = None, api_key: ApiKeyOption = None, as_json: JsonFlag = False) -> None:
+    """Ask the service how it is: ready or not, models, your newest proofs."""
+    with open_client(url, api_key) as client:
+        ready = client.ready()
+        models = client.models() if ready else []
+        proofs = client.proofs() if ready else []
+    data = {"ready": ready, "models": models, "proofs": proofs}
+    if as_json:
+        answer(data, True)
+    else:
+        answer(data, False, "ready" if ready else "[red]not ready[/]")
+        if models:
+            rows = [(str(model["name"]), str(model["version"])) for model in models]
+            table("Models", ("name", "version"), rows)
+        if proofs:
+            recent = [(str(proof["id"]), str(proof["state"])) for proof in proofs[:10]]
+            table("Newest proofs", ("id", "state"), recent)
+    if not ready:
+        sys.exit(1)
+
+
+def doctor(as_json: JsonFlag = False) -> None:
+    """Check this machine: packages, tools, memory, disk, database, SRS, chain."""
+    settings = read_settings()
+    findings: list[dict[str, Any]] = []
+    for name, check in _checks(settings):
+        try:
+            found, ok = check(), True
+        except ZkserveError as exc:
+            found, ok = str(exc), False
+        findings.append({"check": name, "ok": ok, "found": found})
+    healthy = all(finding["ok"] for finding in findings)
+    if as_json:
+        answer({"healthy": healthy, "checks": findings}, True)
+    else:
+        for finding in findings:
+            mark = "[green]✓[/]" if finding["ok"] else "[red]✗[/]"
+            answer({}, False, f"{mark} {finding['check']:<10} {finding['found']}")
+    if not healthy:
+        sys.exit(1)
+
+
+def _checks(settings: Settings) -> list[tuple[str, Callable[[], str]]]:
+    return [
+        ("python", lambda: platform.python_version()),
+        ("packages", _check_packages),
+        ("memory", _check_memory),
+        ("disk", lambda: _check_disk(settings)),
+        ("database", lambda: _check_database(settings)),
+        ("solc", lambda: _check_solc(settings)),
+        ("srs", lambda: _check_srs(settings)),
+        ("chain", lambda: _check_chain(settings)),
+    ]
+
+
+def _check_packages() -> str:
+    names = ("zkserve", "ezkl", "onnx", "onnxruntime", "dbos", "web3")
+    return ", ".join(f"{name} {installed_version(name)}" for name in names)
+
+
+def _check_memory() -> str:
+    total_gib = psutil.virtual_memory().total / 2**30
+    if total_gib < _MIN_MEMORY_GIB:
+        raise ZkserveError(
+            f"{total_gib:.1f} GiB.", remedy=f"Proving wants {_MIN_MEMORY_GIB} GiB or more."
+        )
+    return f"{total_gib:.1f} GiB, {psutil.cpu_count()} cores"
+
+
+def _check_disk(settings: Settings) -> str:
+    free_gib = ArtifactStore(settings.data_dir / "artifacts").free_bytes() / 2**30
+    if free_gib < _MIN_FREE_GIB:
+        raise ZkserveError(
+            f"{free_gib:.1f} GiB free.", remedy=f"Keys want {_MIN_FREE_GIB} GiB or more."
+        )
+    return f"{free_gib:.0f} GiB free"
+
+
+def _check_database(settings: Settings) -> str:
+    database = Database(settings.database)
+    database.require_current()
+    return "SQLite, up to date" if database.sqlite else "PostgreSQL, up to date"
+
+
+def _check_solc(settings: Settings) -> str:
+    from zkserve.chain.evm import solc_version
+
+    return solc_version(settings.solc)
+
+
+def _check_srs(settings: Settings) -> str:
+    if settings.srs_path is None:
+        if settings.production:
+            raise ZkserveError("none.", remedy="Production needs ZKSERVE_SRS_PATH.")
+        return "development SRS: proofs can be forged"
+    if not settings.srs_path.is_file():
+        raise NotFound(f"{settings.srs_path} is missing.")
+    return f"{settings.srs_path.name}, pinned by digest"
+
+
+def _check_chain(settings: Settings) -> str:
+    if not settings.rpc_url:
+        return "none set"
+    from zkserve.chain.rpc import Chain
+
+    return f"chain {Chain(settings.rpc_url).chain_id}"
+
+
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where receipts and demo.json are written.")] = Path(
+        "build"
+    ),
+    as_json: JsonFlag = False,
+) -> None:
+    """Show the whole product on a chain of its own: publish, predict, prove, settle, verify."""
+    from zkserve import demo as show_case
+
+    log.configure("ERROR")
+    with progress(as_json) as show:
+        result = show_case.run(folder.resolve(), show)
+    if as_json:
+        answer(result, True)
+        return
+    columns = tuple(result["predictions"][0])
+    rows = [(name, *(_cell(p[name]) for p in result["predictions"])) for name in columns]
+    titles = ("", *(str(p) for p in result["titles"]))
+    table("Two proven predictions", titles, rows)
+    answer(
+        {},
+        False,
+        f"Written to {folder / 'demo.json'}; receipts and public artifacts lie in {folder / 'demo'}.",
+        "[yellow]Development SRS: these proofs can be forged by whoever made it.[/]",
+    )
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return "–"
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)
+
+
+def db_upgrade(as_json: JsonFlag = False) -> None:
+    """Create or migrate the tables; safe to repeat."""
+    settings = read_settings()
+    log.configure("WARNING")
+    Database(settings.database).upgrade()
+    answer({"upgraded": True}, as_json, "The database is up to date.")
+
+
+def keys_create(
+    tenant: Annotated[str, typer.Argument(help="Whom the key is for.")], as_json: JsonFlag = False
+) -> None:
+    """Create an API key; it is shown this once."""
+    node = open_node(read_settings())
+    with node.database.session() as session:
+        key = keys.create(session, tenant)
+    answer({"tenant": tenant, "key": key}, as_json, key)
+
+
+def keys_list(as_json: JsonFlag = False) -> None:
+    """List API keys by prefix."""
+    node = open_node(read_settings())
+    with node.database.session() as session:
+        rows = [
+            {
+                "prefix": row.prefix,
+                "tenant": row.tenant,
+                "created_at": row.created_at.isoformat(),
+                "revoked": row.revoked_at is not None,
+            }
+            for row in keys.listing(session)
+        ]
+    if as_json:
+        answer(list(rows), True)
+        return
+    cells = [
+        (
+            str(r["prefix"]),
+            str(r["tenant"]),
+            str(r["created_at"]),
+            "revoked" if r["revoked"] else "",
+        )
+        for r in rows
+    ]
+    table("API keys", ("prefix", "tenant", "created", ""), cells)
+
+
+def keys_revoke(
+    prefix: Annotated[str, typer.Argument(help="The key's prefix, from `zkserve keys list`.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Revoke an API key at once."""
+    node = open_node(read_settings())
+    with node.database.session() as session:
+        keys.revoke(session, prefix)
+    answer({"revoked": prefix}, as_json, f"{prefix} is revoked.")
+
+
+def chain_deploy(as_json: JsonFlag = False) -> None:
+    """Deploy registry and market to the chain of ZKSERVE_RPC_URL, signed by ZKSERVE_SIGNER_KEY."""
+    from zkserve.chain import deploy
+    from zkserve.chain.rpc import Chain
+
+    settings = read_settings()
+    if not settings.rpc_url or not settings.signer_key.get_secret_value():
+        raise InvalidInput(
+            "No chain or no signer is set.",
+            remedy="Set ZKSERVE_RPC_URL and ZKSERVE_SIGNER_KEY.",
+        )
+    chain = Chain(settings.rpc_url, signer_key=settings.signer_key.get_secret_value())
+    with progress(as_json) as show:
+        show("deploying registry and market")
+        deployed = deploy.deploy(chain)
+    data = {"registry": deployed.registry, "market": deployed.market, "chain_id": chain.chain_id}
+    answer(
+        data,
+        as_json,
+        f"export ZKSERVE_REGISTRY={deployed.registry}",
+        f"export ZKSERVE_MARKET={deployed.market}",
+    )

@@ -1,0 +1,155 @@
+"""Commands of a model's owner: publish, serve, work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from zkserve import log
+from zkserve.cli.console import JsonFlag, answer, progress, read_settings
+from zkserve.errors import InvalidInput
+from zkserve.node import Node
+from zkserve.settings import Settings
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(publish)
+    app.command()(serve)
+    app.command()(work)
+
+
+def open_node(settings: Settings) -> Node:
+    """Open the node the settings describe and check its tables.
+
+    Raises:
+        ZkserveError: the tables are of another version.
+
+    """
+    node = Node.open(
+        data_dir=settings.data_dir,
+        database_url=settings.database,
+        production=settings.production,
+    )
+    node.database.require_current()
+    return node
+
+
+def publish(
+    path: Annotated[
+        Path, typer.Argument(help="A circuits/<name>/ folder, or an .onnx file with --samples.")
+    ],
+    samples: Annotated[
+        Path | None, typer.Option(help="Samples (.npz or .json) for a bare .onnx file.")
+    ] = None,
+    price_wei: Annotated[
+        int | None, typer.Option(min=0, help="Offer the version on the market at this price.")
+    ] = None,
+    chain: Annotated[
+        bool, typer.Option(help="Register on the chain of ZKSERVE_RPC_URL, if one is set.")
+    ] = True,
+    update_lock: Annotated[
+        bool, typer.Option(help="Write circuit.lock anew where the model changed on purpose.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compile, measure and register a model as its next version.
+
+    Publishing the same again changes nothing. Example: `zkserve publish circuits/breast_cancer`.
+    """
+    from zkserve import publish as use_case
+    from zkserve import recipe
+
+    settings = read_settings()
+    log.configure("WARNING")
+    node = open_node(settings)
+    source = use_case.SrsSource(
+        development_folder=settings.data_dir / "srs",
+        path=settings.srs_path,
+        sha256=settings.srs_sha256,
+    )
+    with progress(as_json) as show:
+        published = use_case.publish(
+            node, recipe.load(path, samples=samples), source, progress=show, update_lock=update_lock
+        )
+        registered = None
+        if chain and settings.rpc_url:
+            registered = _register(node, settings, published, price_wei, show)
+    manifest = published.manifest
+    agreement = manifest.agreement
+    data: dict[str, Any] = {
+        "model": published.model,
+        "version": published.number,
+        "repeated": published.repeated,
+        "circuit_id": manifest.circuit_id,
+        "weights": manifest.weights,
+        "weights_mode": manifest.weights_mode.value,
+        "input_mode": manifest.input_mode.value,
+        "rows": manifest.rows,
+        "development_srs": manifest.development_srs,
+        "agreement_max_abs": agreement.max_abs if agreement else None,
+        "chain_version_id": registered,
+    }
+    lines = [
+        f"{published.model} version {published.number}"
+        + (" was published already." if published.repeated else " is published."),
+        f"  circuit   {manifest.circuit_id}",
+        f"  weights   {manifest.weights_mode.value}, {manifest.weights}",
+    ]
+    if agreement:
+        lines.append(
+            f"  agreement within {agreement.max_abs:.4g} of the float model on "
+            f"{agreement.samples} held-out samples"
+        )
+    if registered:
+        lines.append(f"  on chain  version {registered}")
+    if manifest.development_srs:
+        lines.append("  [yellow]Development SRS: proofs can be forged. Not for production.[/]")
+    answer(data, as_json, *lines)
+
+
+def _register(
+    node: Node, settings: Settings, published: Any, price_wei: int | None, show: Any
+) -> str:
+    from zkserve import publish as use_case
+    from zkserve.chain.rpc import Chain
+
+    if not (settings.registry and settings.market):
+        raise InvalidInput(
+            "ZKSERVE_RPC_URL is set but ZKSERVE_REGISTRY and ZKSERVE_MARKET are not.",
+            remedy="Run `zkserve chain deploy`, set both, or publish with --no-chain.",
+        )
+    return use_case.register(
+        node,
+        Chain(settings.rpc_url, signer_key=settings.signer_key.get_secret_value()),
+        published,
+        registry=settings.registry,
+        market=settings.market,
+        price_wei=price_wei,
+        uri=settings.public_url,
+        solc=settings.solc,
+        progress=show,
+    )
+
+
+def serve() -> None:
+    """Serve the HTTP API (Open Inference Protocol v2, proofs, receipts, artifacts)."""
+    from zkserve import api
+
+    settings = read_settings()
+    log.configure(settings.log_level)
+    api.serve(settings)
+
+
+def work() -> None:
+    """Run a worker: proves jobs and, where a chain is set, follows and fulfils requests.
+
+    Kill it whenever you like: started again under the same ZKSERVE_EXECUTOR_ID it goes on.
+    """
+    from zkserve import worker
+
+    settings = read_settings()
+    log.configure(settings.log_level)
+    worker.work(settings)

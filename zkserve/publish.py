@@ -1,0 +1,255 @@
+"""Publish a model: recipe → ONNX → circuit → keys → measured agreement → artifacts → version.
+
+Everything untrusted happens in the engine's children. Nothing is recorded before the agreement
+with the float model was measured on held-out samples and found within the recipe's tolerance.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from zkserve.encoding import canonical_json, sha256_file, sha256_hex
+from zkserve.engines import engine
+from zkserve.engines.agreement import measure_agreement
+from zkserve.engines.base import Bundle, CircuitPlan, Engine, Limits, Progress, Srs
+from zkserve.engines.srs import load_srs
+from zkserve.errors import DevelopmentSrsRefused, ModelRejected, RecipeInvalid, Unavailable
+from zkserve.node import Node
+from zkserve.receipt import manifest_from_dict, manifest_to_dict
+from zkserve.recipe import Recipe, Samples, export_onnx, samples
+from zkserve.store import versions
+from zkserve.types import CircuitManifest
+
+LOCK_NAME = "circuit.lock"
+RECIPE_NAME = "recipe.toml"
+_MIN_FREE_BYTES = 2 << 30
+_LOCKED = ("engine", "engine_version", "options", "input_mode", "weights_mode", "weights", "rows")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SrsSource:
+    """Where SRSs come from: a ceremony's file pinned by digest, or a folder of development ones."""
+
+    development_folder: Path
+    path: Path | None = None
+    sha256: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A version as it stands in the store; ``repeated`` where nothing had to be done."""
+
+    model: str
+    number: int
+    version_row_id: int
+    manifest: CircuitManifest
+    repeated: bool
+
+
+def publish(
+    node: Node,
+    recipe: Recipe,
+    srs_source: SrsSource,
+    *,
+    progress: Progress,
+    update_lock: bool = False,
+) -> Published:
+    """Publish a recipe as the next version of its model; the same again changes nothing.
+
+    Raises:
+        RecipeInvalid: the recipe, its samples or its lock are wrong.
+        ModelRejected: the model cannot be proved, or not within the tolerance.
+        DevelopmentSrsRefused: production, and no SRS file was given.
+        Unavailable: too little free disk.
+
+    """
+    if node.production and srs_source.path is None:
+        raise DevelopmentSrsRefused(
+            "Production needs a ceremony's SRS.",
+            remedy="Set ZKSERVE_SRS_PATH and ZKSERVE_SRS_SHA256.",
+        )
+    if node.artifacts.free_bytes() < _MIN_FREE_BYTES:
+        raise Unavailable(
+            f"Less than {_MIN_FREE_BYTES >> 30} GiB of disk are free.",
+            remedy="Free some: a proving key takes up to a few GiB.",
+        )
+    with tempfile.TemporaryDirectory(dir=node.artifacts.folder, prefix=".publish-") as folder:
+        work = Path(folder)
+        progress("exporting to ONNX")
+        onnx = export_onnx(recipe, work / "model.onnx")
+        data = samples(recipe)
+        publication = _publication(recipe, onnx, data, srs_source)
+        known = _find_known(node, recipe, publication)
+        if known is not None:
+            return known
+        bundle = _build(node, recipe, onnx, data, srs_source, work / "circuit", progress)
+        _check_shapes(recipe, bundle.manifest)
+        progress("measuring agreement with the float model")
+        bundle = _with_agreement(recipe, onnx, data, bundle)
+        _check_lock(recipe, bundle.manifest, update=update_lock)
+        progress("storing artifacts")
+        return _record(node, recipe, onnx, publication, bundle)
+
+
+def _publication(recipe: Recipe, onnx: Path, data: Samples, srs_source: SrsSource) -> str:
+    proof_system = engine(recipe.engine)
+    return sha256_hex(
+        canonical_json(
+            {
+                "name": recipe.name,
+                "onnx": sha256_file(onnx),
+                "engine": [proof_system.name, proof_system.version],
+                "options": dict(recipe.options),
+                "modes": [recipe.input_mode.value, recipe.weights_mode.value],
+                "calibration": sha256_hex(data.calibration.tobytes()),
+                "held_out": sha256_hex(data.held_out.tobytes()),
+                "srs": srs_source.sha256 or "development",
+            }
+        )
+    )
+
+
+def _find_known(node: Node, recipe: Recipe, publication: str) -> Published | None:
+    with node.database.session() as session:
+        row = versions.by_publication(session, publication)
+        if row is None:
+            return None
+        return Published(
+            model=recipe.name,
+            number=row.number,
+            version_row_id=row.id,
+            manifest=manifest_from_dict(row.manifest),
+            repeated=True,
+        )
+
+
+def _build(
+    node: Node,
+    recipe: Recipe,
+    onnx: Path,
+    data: Samples,
+    srs_source: SrsSource,
+    out: Path,
+    progress: Progress,
+) -> Bundle:
+    proof_system = engine(recipe.engine)
+    limits = Limits(time_s=recipe.time_s, memory_bytes=recipe.memory_bytes)
+    plan = CircuitPlan(
+        input_mode=recipe.input_mode, weights_mode=recipe.weights_mode, options=recipe.options
+    )
+    out.mkdir()
+    progress("compiling and calibrating the circuit")
+    log_size = proof_system.compile(
+        onnx, plan, data.calibration, out, limits=limits, progress=progress
+    )
+    srs = _srs(node, proof_system, srs_source, log_size, progress)
+    progress(f"making keys for 2^{log_size} rows")
+    return proof_system.setup(out, srs, limits=limits, progress=progress)
+
+
+def _srs(
+    node: Node, proof_system: Engine, source: SrsSource, log_size: int, progress: Progress
+) -> Srs:
+    if source.path is not None:
+        return load_srs(source.path, sha256=source.sha256, production=node.production)
+    path = source.development_folder / f"{proof_system.name}-{log_size}.srs"
+    if path.exists():
+        return load_srs(path, sha256=None, production=node.production)
+    progress(f"making a development SRS of 2^{log_size} points")
+    source.development_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return proof_system.development_srs(log_size, path)
+
+
+def _with_agreement(recipe: Recipe, onnx: Path, data: Samples, bundle: Bundle) -> Bundle:
+    agreement = measure_agreement(engine(recipe.engine), bundle, onnx, data.held_out, data.labels)
+    if agreement.max_abs > recipe.tolerance:
+        raise ModelRejected(
+            f"The circuit differs from the float model by up to {agreement.max_abs:.4g} on "
+            f"{agreement.samples} held-out samples; the recipe tolerates {recipe.tolerance:.4g}.",
+            remedy="Raise the scale in [engine.options], add calibration samples, or widen the "
+            "tolerance knowingly.",
+        )
+    return replace(bundle, manifest=replace(bundle.manifest, agreement=agreement))
+
+
+def _check_shapes(recipe: Recipe, manifest: CircuitManifest) -> None:
+    stated = [spec.shape for spec in recipe.inputs]
+    found = [spec.shape for spec in manifest.inputs]
+    if stated and stated != found:
+        raise RecipeInvalid(
+            f"The recipe states input shapes {stated}, the model has {found}.",
+            remedy="Correct [[inputs]] in recipe.toml.",
+        )
+    if recipe.output is not None and recipe.output.size != manifest.output.size:
+        raise RecipeInvalid(
+            f"The recipe states output shape {recipe.output.shape}, the model has "
+            f"{manifest.output.shape}.",
+            remedy="Correct [output] in recipe.toml.",
+        )
+
+
+def _check_lock(recipe: Recipe, manifest: CircuitManifest, *, update: bool) -> None:
+    if not (recipe.folder / RECIPE_NAME).exists():
+        return  # a bare ONNX file has no folder of its own to keep a lock in
+    path = recipe.folder / LOCK_NAME
+    lock = _lock(recipe, manifest)
+    if update or not path.exists():
+        path.write_text(json.dumps(lock, indent=2, sort_keys=True) + "\n")
+        return
+    try:
+        locked = json.loads(path.read_text())
+        differing = [name for name in _LOCKED if locked[name] != lock[name]]
+    except (ValueError, KeyError, TypeError) as exc:
+        raise RecipeInvalid(
+            f"{path} is damaged.", remedy="Publish with --update-lock to write it anew."
+        ) from exc
+    if differing:
+        raise RecipeInvalid(
+            f"{path} pins other values of {', '.join(differing)} than this circuit has.",
+            remedy="If the model changed on purpose, publish with --update-lock.",
+        )
+
+
+def _lock(recipe: Recipe, manifest: CircuitManifest) -> dict[str, Any]:
+    """Return what a reader compares and a rebuild gives again; keys differ each time by nature."""
+    return {
+        "engine": manifest.engine,
+        "engine_version": manifest.engine_version,
+        "options": dict(recipe.options),
+        "input_mode": manifest.input_mode.value,
+        "weights_mode": manifest.weights_mode.value,
+        "weights": manifest.weights,
+        "rows": manifest.rows,
+        "output_scale": asdict(manifest.output_scale),
+        "agreement": asdict(manifest.agreement) if manifest.agreement else None,
+    }
+
+
+def _record(node: Node, recipe: Recipe, onnx: Path, publication: str, bundle: Bundle) -> Published:
+    for name, path in bundle.files.items():
+        stored = node.artifacts.put_file(path)
+        if stored != bundle.manifest.pins[name]:
+            raise ModelRejected(f"Artifact {name} changed while it was being published.")
+    with node.database.session() as session:
+        row = versions.add(
+            session,
+            name=recipe.name,
+            description=recipe.description,
+            publication=publication,
+            onnx_sha256=sha256_file(onnx),
+            manifest=manifest_to_dict(bundle.manifest),
+            circuit_id=bundle.manifest.circuit_id,
+            classes=list(recipe.classes),
+            limits={"time_s": recipe.time_s, "memory_bytes": recipe.memory_bytes},
+        )
+        return Published(
+            model=recipe.name,
+            number=row.number,
+            version_row_id=row.id,
+            manifest=bundle.manifest,
+            repeated=False,
+        )

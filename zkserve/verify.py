@@ -1,0 +1,233 @@
+"""Verify receipts: recompute the claim, never trust a digest that came with it.
+
+Offline needs only the public artifacts of the circuit; on chain needs a node one trusts.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from eth_utils.crypto import keccak
+
+from zkserve.chain.contracts import Market, Registry
+from zkserve.chain.rpc import Chain
+from zkserve.encoding import claim_digest, pack_outputs, to_hex
+from zkserve.engines import engine
+from zkserve.engines.base import Bundle
+from zkserve.errors import InvalidInput, NotFound, ProofInvalid
+from zkserve.receipt import manifest_from_dict, receipt_from_dict
+from zkserve.types import CircuitManifest, InputMode, Receipt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """What was established, in words, and what was not; only ever made for a valid proof."""
+
+    claim_digest: str
+    circuit_id: str
+    values: tuple[float, ...]
+    established: tuple[str, ...]
+    caveats: tuple[str, ...]
+    opened_input: tuple[float, ...] | None = None
+
+
+def read_receipt(path: Path) -> Receipt:
+    """Read a receipt file strictly.
+
+    Raises:
+        NotFound: there is no such file.
+        InvalidInput: it is not a receipt.
+
+    """
+    return receipt_from_dict(_read_json(path, "receipt"))
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Read public artifacts: ``manifest.json`` and beside it each public file under its pin's name.
+
+    Raises:
+        NotFound: the folder, the manifest or a public file is missing.
+        BundleMismatch: the manifest contradicts itself.
+
+    """
+    manifest = manifest_from_dict(_read_json(folder / "manifest.json", "manifest"))
+    missing = [name for name in sorted(manifest.public) if not (folder / name).is_file()]
+    if missing:
+        raise NotFound(
+            f"{folder} lacks the public artifacts {', '.join(missing)}.",
+            remedy="Download them again: `zkserve verify RECEIPT --url URL` does.",
+        )
+    return Bundle(manifest=manifest, files={name: folder / name for name in manifest.public})
+
+
+def verify_offline(
+    receipt: Receipt,
+    folder: Path,
+    *,
+    expected_circuit: str | None = None,
+    opening: bytes | None = None,
+) -> Verification:
+    """Verify a receipt from a folder of public artifacts alone; no network, no weights.
+
+    Args:
+        receipt: What to verify.
+        folder: See :func:`read_bundle`.
+        expected_circuit: The circuit id known from elsewhere (the registry, a model card). Without
+            it the answer says only that *some* circuit of that id was proved.
+        opening: The private opening of a committed input; with it the commitment is recomputed.
+
+    Raises:
+        ProofInvalid: the receipt does not hold.
+        BundleMismatch: the artifacts are not the pinned ones, or of another circuit.
+
+    """
+    bundle = read_bundle(folder)
+    manifest, claim = bundle.manifest, receipt.claim
+    _require_same("circuit id", manifest.circuit_id, claim.circuit_id)
+    if expected_circuit is not None:
+        _require_same("circuit id", expected_circuit, claim.circuit_id)
+    _require_receipt_matches(receipt, manifest)
+    proof_system = engine(manifest.engine)
+    proof_system.verify(bundle, claim, receipt.proof)
+    opened = None
+    if opening is not None:
+        opened = tuple(proof_system.check_opening(manifest, claim, opening))
+    return Verification(
+        claim_digest=claim_digest(claim),
+        circuit_id=claim.circuit_id,
+        values=tuple(receipt.output_scale.to_real(value) for value in claim.outputs),
+        established=_established(manifest, opened is not None),
+        caveats=_caveats(
+            manifest, expected=expected_circuit is not None, opened=opened is not None
+        ),
+        opened_input=opened,
+    )
+
+
+def verify_on_chain(receipt: Receipt, chain: Chain, registry: str) -> Verification:
+    """Verify a receipt by asking the registered verifier itself (``eth_call``, no gas spent).
+
+    The version is looked up by the receipt's settlement; the registry, not the receipt, says which
+    circuit, weights and verifier count. A settlement is checked against the market's own record.
+
+    Raises:
+        ProofInvalid: the registry's verifier refuses, or the chain's records differ.
+        InvalidInput: the receipt was never settled, so it names no version on this chain.
+
+    """
+    claim, settlement = receipt.claim, receipt.settlement
+    if settlement is None:
+        raise InvalidInput(
+            "This receipt was not settled on a chain.",
+            remedy="Verify it offline with --artifacts or --url.",
+        )
+    if settlement.chain_id != chain.chain_id:
+        raise InvalidInput(
+            f"The receipt was settled on chain {settlement.chain_id}, the node is on "
+            f"chain {chain.chain_id}.",
+            remedy="Name a node of the receipt's chain with --rpc-url.",
+        )
+    _require_same("registry", registry.lower(), settlement.registry.lower())
+    records = Registry(chain, registry)
+    version = records.get_version(settlement.version_id)
+    _require_same("circuit id", to_hex(version.circuit_id), claim.circuit_id)
+    _require_same("weights commitment", to_hex(version.weights), claim.weights)
+    records.verify_inference(settlement.version_id, claim, receipt.proof)
+    request = Market(chain, settlement.market).request_of(settlement.request_id)
+    _require_same(
+        "market record of the input", to_hex(request.input_hash), to_hex(keccak(claim.input))
+    )
+    _require_same(
+        "market record of the outputs",
+        to_hex(request.outputs_hash),
+        to_hex(keccak(pack_outputs(claim.outputs))),
+    )
+    caveats = ["You trust the node you asked, and the registry's address you gave."]
+    if version.development_srs:
+        caveats.append(_SRS_CAVEAT)
+    return Verification(
+        claim_digest=claim_digest(claim),
+        circuit_id=claim.circuit_id,
+        values=tuple(receipt.output_scale.to_real(value) for value in claim.outputs),
+        established=(
+            f"Version {settlement.version_id:#x} of the registry pins this circuit and weights.",
+            "Its verifier accepts the proof of this claim.",
+            f"Request {settlement.request_id} was settled with this input and these outputs.",
+        ),
+        caveats=tuple(caveats),
+    )
+
+
+_SRS_CAVEAT = "Development SRS: whoever made it can forge proofs. Good for trying things out, for nothing else."
+
+
+class _HasText(Protocol):
+    def __str__(self) -> str: ...
+
+
+def _require_same(what: str, expected: _HasText, given: _HasText) -> None:
+    if str(expected) != str(given):
+        raise ProofInvalid(f"The {what} differs: expected {expected}, the receipt has {given}.")
+
+
+def _require_receipt_matches(receipt: Receipt, manifest: CircuitManifest) -> None:
+    _require_same("weights commitment", manifest.weights, receipt.claim.weights)
+    _require_same("engine", manifest.engine, receipt.engine)
+    _require_same("engine version", manifest.engine_version, receipt.engine_version)
+    _require_same("output scale", manifest.output_scale, receipt.output_scale)
+    _require_same("development SRS mark", manifest.development_srs, receipt.development_srs)
+    if len(receipt.claim.outputs) != manifest.output.size:
+        raise ProofInvalid(
+            f"The circuit has {manifest.output.size} outputs, the receipt {len(receipt.claim.outputs)}."
+        )
+
+
+def _established(manifest: CircuitManifest, opened: bool) -> tuple[str, ...]:
+    lines = [
+        f"The artifacts are those that circuit {manifest.circuit_id} pins.",
+        f"The proof shows that this circuit, with weights of commitment {manifest.weights}, "
+        "gives these outputs on this input.",
+    ]
+    if opened:
+        lines.append("The opening is what the claim's input commitment commits to.")
+    return tuple(lines)
+
+
+def _caveats(manifest: CircuitManifest, *, expected: bool, opened: bool) -> tuple[str, ...]:
+    lines = []
+    if not expected:
+        lines.append(
+            "The circuit id was not compared with anything: check it against the registry or the "
+            "model card (--expect-circuit)."
+        )
+    if manifest.input_mode is InputMode.COMMITTED and not opened:
+        lines.append(
+            "The input is committed: which input it was is not shown (--opening shows it)."
+        )
+    if manifest.development_srs:
+        lines.append(_SRS_CAVEAT)
+    return tuple(lines)
+
+
+def _read_json(path: Path, what: str) -> dict[str, object]:
+    try:
+        data = json.loads(path.read_bytes())
+    except FileNotFoundError as exc:
+        raise NotFound(f"There is no {what} at {path}.") from exc
+    except (ValueError, RecursionError) as exc:
+        raise InvalidInput(f"{path} is not JSON: expected a {what}.") from exc
+    if not isinstance(data, dict):
+        raise InvalidInput(f"{path} holds no JSON object: expected a {what}.")
+    return data
+
+
+__all__ = [
+    "Verification",
+    "read_bundle",
+    "read_receipt",
+    "verify_offline",
+    "verify_on_chain",
+]
