@@ -12,9 +12,10 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from dbos import run_dbos_database_migrations
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from zkserve.errors import Unavailable, ZkserveError
@@ -47,10 +48,44 @@ class Database:
             Unavailable: the database cannot be reached or stays locked.
 
         """
+        with self._transaction("BEGIN IMMEDIATE") as session:
+            yield session
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Session]:
+        """Open a transaction for reading only, which on SQLite never waits for a writer.
+
+        Raises:
+            Unavailable: the database cannot be reached.
+
+        """
+        with self._transaction("BEGIN") as session:
+            yield session
+
+    def lock(self, session: Session, name: str) -> None:
+        """Hold a named lock until the transaction of ``session`` ends.
+
+        On SQLite there is nothing to do: a session holds the one write lock from its start.
+        """
+        if not self.sqlite:
+            session.execute(
+                text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": name}
+            )
+
+    @contextmanager
+    def _transaction(self, sqlite_begin: str) -> Iterator[Session]:
         try:
             with Session(self.engine, expire_on_commit=False) as session, session.begin():
+                if self.sqlite:
+                    # The driver begins before the first write only; a transaction that read first
+                    # would then fail at once when another process wrote in between.
+                    session.connection().exec_driver_sql(sqlite_begin)
                 yield session
-        except OperationalError as exc:
+        except (DBAPIError, PoolTimeout) as exc:
+            if isinstance(exc, DBAPIError) and not (
+                isinstance(exc, OperationalError) or exc.connection_invalidated
+            ):
+                raise
             raise Unavailable(
                 "The database did not answer.", remedy="Nothing was changed; try again."
             ) from exc
@@ -88,6 +123,7 @@ class Database:
 
 
 def _tune_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = "IMMEDIATE"  # the job engine's own transactions, like ours
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")  # an acknowledged job survives a power cut

@@ -1,0 +1,202 @@
+"""A deterministic engine for fast tests: same protocol, no proof system behind it.
+
+Its "proof" is a hash anyone can make, so it must never leave the tests. Where ``prove_s`` is
+positive the work happens in the real killable child, which does nothing but sleep.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+
+from zkserve.encoding import canonical_json, circuit_id, claim_digest
+from zkserve.engines.base import Bundle, FloatArray, Limits, Prediction, Proof
+from zkserve.engines.child import run_child
+from zkserve.errors import InputOutOfRange, InvalidInput, ProofInvalid
+from zkserve.node import Node
+from zkserve.receipt import manifest_to_dict
+from zkserve.store import versions
+from zkserve.store.tables import VersionRow
+from zkserve.types import CircuitManifest, Claim, InputMode, Scale, TensorSpec, WeightsMode
+
+SCALE = Scale(multiplier=1, shift=8)
+ELEMENTS = 4
+WEIGHTS = "0x" + "22" * 32
+
+
+def proof_of(claim: Claim) -> bytes:
+    """Return the one proof of a claim."""
+    return hashlib.sha256(b"fake proof" + bytes.fromhex(claim_digest(claim)[2:])).digest()
+
+
+class FakeEngine:
+    """``failures`` are raised by :meth:`prove`, one a call, before it works."""
+
+    name = "fake"
+    version = "1"
+
+    def __init__(
+        self,
+        *,
+        prove_s: float = 0.0,
+        failures: list[Exception] | None = None,
+        log: Path | None = None,
+    ) -> None:
+        self.prove_s = prove_s
+        self.failures = failures or []
+        self.log = log
+        self.proved = 0
+
+    def predict(
+        self, bundle: Bundle, inputs: FloatArray, *, salt: bytes | None = None
+    ) -> Prediction:
+        """Two outputs: the sum of the inputs and its negative."""
+        if inputs.shape != (ELEMENTS,):
+            raise InvalidInput(f"expected shape ({ELEMENTS},), got {inputs.shape}.")
+        if float(np.abs(inputs).max()) > 100:
+            raise InputOutOfRange("an input is outside ±100.")
+        committed = bundle.manifest.input_mode is InputMode.COMMITTED
+        if committed:
+            salt = salt or os.urandom(32)
+        quantised = [round(float(value) * 256) for value in inputs]
+        opening = canonical_json({"input": quantised, "salt": salt.hex() if committed else None})
+        packed = _pack(quantised)
+        claim = Claim(
+            circuit_id=bundle.manifest.circuit_id,
+            weights=bundle.manifest.weights,
+            input=hashlib.sha256(salt + packed).digest() if committed else packed,
+            outputs=(sum(quantised), -sum(quantised)),
+        )
+        return Prediction(claim=claim, opening=opening)
+
+    def prove(
+        self,
+        bundle: Bundle,
+        claim: Claim,
+        opening: bytes,
+        *,
+        limits: Limits = Limits(),  # noqa: B008 (frozen)
+        progress=lambda _: None,
+        cancelled=lambda: False,
+    ) -> Proof:
+        """Sleep in a child, then hash."""
+        if self.failures:
+            raise self.failures.pop(0)
+        self.check_opening(bundle.manifest, claim, opening)
+        progress("proving")
+        if self.prove_s:
+            run_child(
+                "tests.fakes:work",
+                limits=limits,
+                progress=progress,
+                cancelled=cancelled,
+                seconds=self.prove_s,
+                log=str(self.log) if self.log else None,
+                claim=claim_digest(claim),
+            )
+        self.proved += 1
+        return Proof(
+            data=proof_of(claim), prove_s=self.prove_s, prove_cpu_s=0.0, peak_rss_bytes=1 << 20
+        )
+
+    def verify(
+        self,
+        bundle: Bundle,
+        claim: Claim,
+        proof: bytes,
+        *,
+        limits: Limits = Limits(),  # noqa: B008 (frozen)
+    ) -> None:
+        """Compare with the one proof."""
+        del bundle, limits
+        if proof != proof_of(claim):
+            raise ProofInvalid("the fake proof is wrong.")
+
+    def unpack_input(self, manifest: CircuitManifest, packed: bytes) -> FloatArray:
+        """Read back 8-byte words."""
+        del manifest
+        if len(packed) != 8 * ELEMENTS:
+            raise InvalidInput(f"expected {8 * ELEMENTS} bytes, got {len(packed)}.")
+        words = [packed[i : i + 8] for i in range(0, len(packed), 8)]
+        return np.array(
+            [int.from_bytes(word, "big", signed=True) / 256 for word in words], np.float32
+        )
+
+    def check_opening(self, manifest: CircuitManifest, claim: Claim, opening: bytes) -> list[float]:
+        """Recompute what the claim shows of the input."""
+        content = json.loads(opening)
+        packed = _pack(content["input"])
+        if manifest.input_mode is InputMode.COMMITTED:
+            packed = hashlib.sha256(bytes.fromhex(content["salt"]) + packed).digest()
+        if packed != claim.input:
+            raise ProofInvalid("the opening does not give this claim.")
+        return [SCALE.to_real(value) for value in content["input"]]
+
+
+def work(seconds: float, log: str | None, claim: str) -> None:
+    """Run in the child: note its process id, then sleep."""
+    if log:
+        with Path(log).open("a") as file:
+            file.write(f"{claim} {os.getpid()}\n")
+    time.sleep(seconds)
+
+
+@contextmanager
+def use(engine: FakeEngine) -> Iterator[FakeEngine]:
+    """Let every node in this process find this engine under any name."""
+    with mock.patch("zkserve.node.engine", lambda _: engine):
+        yield engine
+
+
+def publish(
+    node: Node, name: str = "tiny", *, input_mode: InputMode = InputMode.COMMITTED
+) -> VersionRow:
+    """Add a version of a model of four inputs and two outputs, proved by the fake engine."""
+    pins = {"model": node.artifacts.put(f"compiled {name}".encode())}
+    vk = node.artifacts.put(f"key {name}".encode())
+    pins["vk"] = vk
+    manifest = CircuitManifest(
+        circuit_id=circuit_id(
+            engine="fake",
+            engine_version="1",
+            input_mode=input_mode,
+            weights_mode=WeightsMode.HASHED,
+            weights=WEIGHTS,
+            output_scale=SCALE,
+            pins=pins,
+        ),
+        engine="fake",
+        engine_version="1",
+        input_mode=input_mode,
+        weights_mode=WeightsMode.HASHED,
+        weights=WEIGHTS,
+        inputs=(TensorSpec(name="x", shape=(1, ELEMENTS)),),
+        output=TensorSpec(name="y", shape=(1, 2)),
+        output_scale=SCALE,
+        pins=pins,
+        public=frozenset({"vk"}),
+        development_srs=True,
+        rows=100,
+    )
+    with node.database.session() as session:
+        return versions.add(
+            session,
+            name=name,
+            description="a fake",
+            circuit_id=manifest.circuit_id,
+            publication=hashlib.sha256(f"{name} {input_mode}".encode()).hexdigest(),
+            onnx_sha256=pins["model"],
+            manifest=manifest_to_dict(manifest),
+        )
+
+
+def _pack(values: list[int]) -> bytes:
+    return b"".join(value.to_bytes(8, "big", signed=True) for value in values)

@@ -1,0 +1,31 @@
+"""Committed inputs handed in ahead of the on-chain orders that name only their commitment."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from zkserve.store.tables import InputRow
+
+
+def add(
+    session: Session, *, version_id: int, tenant: str, commitment: str, opening: str
+) -> InputRow:
+    """Keep where the opening of a commitment lies; the same commitment again changes nothing.
+
+    ``commitment`` is 0x-prefixed 32 bytes, ``opening`` the digest of the private artifact.
+    """
+    known = find(session, version_id, commitment)
+    if known is not None:
+        return known
+    row = InputRow(version_id=version_id, tenant=tenant, commitment=commitment, opening=opening)
+    session.add(row)
+    session.flush()
+    return row
+
+
+def find(session: Session, version_id: int, commitment: str) -> InputRow | None:
+    """Return the input behind a commitment, if it was handed in."""
+    return session.scalar(
+        select(InputRow).where(InputRow.version_id == version_id, InputRow.commitment == commitment)
+    )
