@@ -74,5 +74,5 @@ def measure_agreement(
 
 def _decisions(outputs: NDArray[np.float64]) -> IntArray:
     if outputs.shape[1] == 1:
-        return (outputs[:, 0] > 0).astype(np.int64)
-    return outputs.argmax(axis=1).astype(np.int64)
+        return np.asarray(outputs[:, 0] > 0, dtype=np.int64)
+    return np.asarray(outputs.argmax(axis=1), dtype=np.int64)

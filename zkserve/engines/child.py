@@ -121,7 +121,9 @@ class Child:
     @property
     def alive(self) -> bool:
         """Whether another call can be made."""
-        return self._end.alive
+        # Peeks without reaping: until it is reaped the process group's id is not reused.
+        ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return self._end.alive and os.waitid(os.P_PID, self.pid, ended) is None
 
     @property
     def pid(self) -> int:

@@ -354,7 +354,10 @@ class EzklEngine:
 
     def _ask_warm(self, step: str, **arguments: Any) -> Any:
         with self._warm_lock:
-            if self._warm is None or not self._warm.alive:
+            if self._warm is not None and not self._warm.alive:
+                self._warm.close()
+                self._warm = None
+            if self._warm is None:
                 self._warm = Child(limits=PREDICT_LIMITS)
             return self._warm.call(STEPS + step, **arguments).value
 

@@ -1,0 +1,121 @@
+"""Settings with a check off are refused; so are SRS files that nobody vouches for."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+
+from zkserve.encoding import sha256_file
+from zkserve.engines import engine
+from zkserve.engines.ezkl.settings import Settings
+from zkserve.engines.srs import load_srs, mark_development
+from zkserve.errors import BundleMismatch, DevelopmentSrsRefused, InputOutOfRange, NotFound
+from zkserve.types import InputMode, Scale
+
+HASHED = {"Hashed": {"hash_is_public": True, "outlets": []}}
+SOUND = {
+    "run_args": {
+        "input_visibility": HASHED,
+        "param_visibility": HASHED,
+        "output_visibility": "Public",
+        "check_mode": "SAFE",
+        "ignore_range_check_inputs_outputs": False,
+        "lookup_range": [-100, 200],
+        "logrows": 12,
+        "decomp_base": 1024,
+        "decomp_legs": 3,
+    },
+    "check_mode": "SAFE",
+    "num_rows": 3120,
+    "required_lookups": [],
+    "model_input_scales": [8],
+    "model_output_scales": [16],
+}
+
+
+def written(tmp_path: Path, settings: object) -> Path:
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps(settings))
+    return path
+
+
+def test_sound_settings_are_read(tmp_path: Path):
+    settings = Settings.read(written(tmp_path, SOUND))
+    assert settings == Settings(
+        input_mode=InputMode.COMMITTED,
+        input_scale=8,
+        output_scale=Scale(multiplier=1, shift=16),
+        logrows=12,
+        rows=3120,
+        element_bound=1 << 30,
+        lookup_range=None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("check_mode",), "UNSAFE"),
+        (("run_args", "check_mode"), "UNSAFE"),
+        (("run_args", "ignore_range_check_inputs_outputs"), True),
+        (("run_args", "param_visibility"), "Private"),
+        (("run_args", "param_visibility"), "Fixed"),
+        (("run_args", "param_visibility"), {"Hashed": {"hash_is_public": False}}),
+        (("run_args", "input_visibility"), "Private"),
+        (("run_args", "output_visibility"), "Private"),
+        (("model_output_scales",), [8, 8]),
+        (("model_output_scales",), [-1]),
+        (("run_args",), None),
+    ],
+)
+def test_a_check_switched_off_is_refused(tmp_path: Path, path: tuple[str, ...], value: object):
+    settings = copy.deepcopy(SOUND)
+    inner = settings
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    with pytest.raises(BundleMismatch):
+        Settings.read(written(tmp_path, settings))
+
+
+def test_broken_settings_are_refused(tmp_path: Path):
+    path = tmp_path / "settings.json"
+    path.write_text("{")
+    with pytest.raises(BundleMismatch):
+        Settings.read(path)
+
+
+@pytest.mark.parametrize("extremes", [(-101, 0), (0, 201)])
+def test_a_witness_past_the_lookup_table_is_out_of_range(tmp_path: Path, extremes: tuple[int, int]):
+    settings = Settings.read(written(tmp_path, SOUND | {"required_lookups": [{"Sigmoid": {}}]}))
+    settings.check_lookups(-100, 200)
+    with pytest.raises(InputOutOfRange, match="lookup"):
+        settings.check_lookups(*extremes)
+
+
+def test_an_srs_is_for_production_only_with_a_digest_and_without_a_mark(tmp_path: Path):
+    path = tmp_path / "kzg.srs"
+    with pytest.raises(NotFound):
+        load_srs(path, sha256=None, production=False)
+    path.write_bytes(b"powers")
+    digest = sha256_file(path)
+    assert not load_srs(path, sha256=digest, production=True).development
+    with pytest.raises(BundleMismatch, match="SHA-256"):
+        load_srs(path, sha256="00" * 32, production=False)
+    assert load_srs(path, sha256=None, production=False).development
+    with pytest.raises(DevelopmentSrsRefused):
+        load_srs(path, sha256=None, production=True)
+    mark_development(path)
+    assert load_srs(path, sha256=digest, production=False).development
+    with pytest.raises(DevelopmentSrsRefused):
+        load_srs(path, sha256=digest, production=True)
+
+
+def test_engines_are_found_by_name():
+    assert engine("ezkl") is engine("ezkl")
+    assert engine("ezkl").name == "ezkl"
+    with pytest.raises(NotFound, match="no engine"):
+        engine("nothing")
