@@ -1,1 +1,1 @@
-"""Contracts as Python objects: no database, no jobs."""
+"""The chain as Python objects: a node, our contracts, their deployment; it knows no jobs."""
