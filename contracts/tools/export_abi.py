@@ -41,6 +41,7 @@ def export(name: str, build: Path) -> str:
 
 
 def main() -> None:
+    """Export all contracts."""
     parser = argparse.ArgumentParser(description="Export ABIs and bytecode for Python.")
     parser.add_argument("--build", type=Path, default=ROOT / "contracts" / "out")
     build = parser.parse_args().build
