@@ -152,7 +152,7 @@ def work(seconds: float, log: str | None, claim: str) -> None:
 @contextmanager
 def use(engine: FakeEngine) -> Iterator[FakeEngine]:
     """Let every node in this process find this engine under any name."""
-    with mock.patch("zkserve.node.engine", lambda _: engine):
+    with mock.patch("zkserve.node.engine", return_value=engine):
         yield engine
 
 

@@ -136,6 +136,24 @@ def accept(
         raise Unavailable("The disk refused to store the job.", remedy="Try again later.") from exc
 
 
+def enqueue(node: Node, queue: JobQueue, job_id: str) -> None:
+    """Have a prepared on-chain order proved; the same attempt again changes nothing."""
+    with node.database.session() as session:
+        job = jobs.get(session, job_id, lock=True)
+        if not JobState(job.state).final and job.proof is None:
+            queue.enqueue(session, "prove", PROOFS, job.id, attempt=job.attempts, first=False)
+
+
+def is_current(node: Node, job_id: str, attempt: int) -> bool:
+    """Return whether a workflow begun for ``attempt`` still has work to do.
+
+    False where the job is final, or a later attempt was enqueued before the worker died.
+    """
+    with node.database.snapshot() as session:
+        job = jobs.get(session, job_id)
+        return job.attempts == attempt and not JobState(job.state).final
+
+
 def prove(node: Node, job_id: str, *, limits: Limits, cancelled: Cancelled) -> None:
     """Make one attempt: PROVING, then VERIFIED with the proof stored; nothing if there is one.
 

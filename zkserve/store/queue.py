@@ -59,7 +59,7 @@ class JobQueue:
         self._client.enqueue_in_transaction(session, options, job_id, attempt)
 
     def cancel(self, job_id: str) -> None:
-        """Take everything enqueued for a job off the queues.
+        """Take what waits for a job off the queues; what runs sees the job's row by itself.
 
         Raises:
             Unavailable: the database did not answer.
@@ -68,7 +68,7 @@ class JobQueue:
         try:
             found = self._client.list_workflows(
                 workflow_id_prefix=job_id,
-                status=["ENQUEUED", "DELAYED", "PENDING"],
+                status=["ENQUEUED", "DELAYED"],
                 load_input=False,
                 load_output=False,
             )

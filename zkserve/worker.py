@@ -1,0 +1,357 @@
+"""Runs jobs: proves, and where there is a chain follows and settles its orders.
+
+Three workflows, each a stage that may be cut off anywhere and begun again::
+
+    prove   on "proofs"   attempt → deliver                (HTTP jobs start here)
+    fulfil  on "chain"    wait for the input → enqueue prove     (on-chain orders start here)
+    settle  on "chain"    sign, send, watch until final
+
+They share no memory: each stage enqueues the next in the transaction that ends it, and the job's
+row says what is left to do. A workflow of an earlier attempt finds that out and does nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from dbos import DBOS
+
+from zkserve import log, prove
+from zkserve.chain.rpc import Chain
+from zkserve.encoding import sha256_hex
+from zkserve.engines.base import Limits
+from zkserve.errors import (
+    ChainError,
+    Conflict,
+    EngineFailed,
+    JobCancelled,
+    Unavailable,
+    ZkserveError,
+)
+from zkserve.node import Node
+from zkserve.settings import Settings
+from zkserve.store import jobs
+from zkserve.store.queue import APPLICATION, CHAIN, PROOFS, JobQueue
+from zkserve.types import JobState
+
+_QUEUE_POLL_S = 0.25
+_FIRST_BACK_OFF_S = 1.0
+_LONGEST_BACK_OFF_S = 60.0
+_STOP_WITHIN_S = 8
+_ORDERS_AT_ONCE = 200
+"""On-chain orders waited on at once, each in a thread that mostly sleeps."""
+_SHORTAGES = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
+)
+_UNPREPARED = frozenset({JobState.ACCEPTED, JobState.AWAITING_INPUT, JobState.RETRY})
+
+_T = TypeVar("_T")
+_log = log.get("worker")
+
+
+class _Stopped(BaseException):
+    """Ends a workflow's thread with no outcome recorded, so that it resumes at the next start."""
+
+
+class Worker:
+    """One worker process.
+
+    Args:
+        executor_id: Stable name: a restart under it resumes the jobs it held.
+        application_version: Only jobs enqueued under this version are taken.
+        threads: Proofs made at once.
+        limits: Bounds of one proof; a version's own may be tighter.
+        attempts: Prover errors after which a job fails for good.
+        chain: Where orders are followed and settled; None: only HTTP jobs are served.
+        market: Address of the PredictionMarket on ``chain``.
+        confirmations: Blocks to stay behind the head when following.
+        poll_s: Seconds between looks at the chain.
+
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        *,
+        executor_id: str,
+        application_version: str,
+        threads: int,
+        limits: Limits,
+        attempts: int,
+        chain: Chain | None = None,
+        market: str = "",
+        confirmations: int = 0,
+        poll_s: float = 1.0,
+    ) -> None:
+        self._node = node
+        self._executor_id = executor_id
+        self._application_version = application_version
+        self._threads = threads
+        self._limits = limits
+        self._attempts = attempts
+        self._chain = chain
+        self._market = market
+        self._confirmations = confirmations
+        self._poll_s = poll_s
+        self._queue = JobQueue(node.database, application_version)
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        """Work until SIGTERM or SIGINT, then stop the children and leave the jobs to a restart.
+
+        Raises:
+            Conflict: another worker runs under this executor id on this machine.
+            Unavailable: the database cannot be reached.
+
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stopping.set())
+        with self._sole():
+            self._forget_inputs()
+            self._register()
+            DBOS.launch()
+            try:
+                self._listen()
+                _log.info("worker_started", executor=self._executor_id, threads=self._threads)
+                self._stopping.wait()
+            finally:
+                self._stopping.set()
+                DBOS.destroy(workflow_completion_timeout_sec=_STOP_WITHIN_S)
+                _log.info("worker_stopped", executor=self._executor_id)
+
+    def _register(self) -> None:
+        DBOS(
+            config={
+                "name": APPLICATION,
+                "system_database_engine": self._node.database.engine,
+                "application_version": self._application_version,
+                "executor_id": self._executor_id,
+                "run_migrations": False,
+                "log_level": "WARNING",
+            }
+        )
+        workflows = {"prove": self._prove, "fulfil": self._fulfil, "settle": self._settle}
+        for name, method in workflows.items():
+            # A worker's death is not the job's fault, however often it happens.
+            DBOS.workflow(name=name, max_recovery_attempts=None)(_function(method))
+        DBOS.listen_queues([PROOFS] if self._chain is None else [PROOFS, CHAIN])
+
+    def _listen(self) -> None:
+        DBOS.register_queue(
+            PROOFS,
+            worker_concurrency=self._threads,
+            polling_interval_sec=_QUEUE_POLL_S,
+            on_conflict="always_update",
+        )
+        if self._chain is not None:
+            DBOS.register_queue(
+                CHAIN,
+                worker_concurrency=_ORDERS_AT_ONCE,
+                polling_interval_sec=_QUEUE_POLL_S,
+                on_conflict="always_update",
+            )
+            watcher = threading.Thread(
+                target=self._watch, args=(self._chain,), name="watcher", daemon=True
+            )
+            watcher.start()
+
+    def _prove(self, job_id: str, attempt: int) -> None:
+        if not self._persistently(job_id, lambda: prove.is_current(self._node, job_id, attempt)):
+            return
+        if self._attempt(
+            job_id,
+            "prove",
+            lambda: prove.prove(
+                self._node, job_id, limits=self._limits, cancelled=self._stopping.is_set
+            ),
+        ):
+            self._persistently(job_id, lambda: prove.deliver(self._node, self._queue, job_id))
+
+    def _fulfil(self, job_id: str, attempt: int) -> None:
+        from zkserve import fulfil  # web3 only where there is a chain: it is half the memory
+
+        ready = False
+
+        def prepare() -> None:
+            nonlocal ready
+            ready = self._state(job_id) not in _UNPREPARED or fulfil.prepare(self._node, job_id)
+
+        while self._persistently(job_id, lambda: prove.is_current(self._node, job_id, attempt)):
+            if not self._attempt(job_id, "fulfil", prepare):
+                return
+            if ready:
+                self._persistently(job_id, lambda: prove.enqueue(self._node, self._queue, job_id))
+                return
+            self._pause(self._poll_s)
+        self._persistently(job_id, lambda: prove.forget_input(self._node, job_id))
+
+    def _settle(self, job_id: str, attempt: int) -> None:
+        from zkserve import fulfil  # as above
+
+        chain = self._chain
+        if chain is None:
+            raise Conflict("A worker without a chain took an order to settle.")
+        final = False
+
+        def settle() -> None:
+            nonlocal final
+            try:
+                final = fulfil.settle(self._node, chain, job_id)
+            except (ZkserveError, OSError):
+                raise
+            except Exception as exc:
+                # Money waits behind the order: a fault of ours is no reason to give it up.
+                _log.exception("settle_broke", job=job_id)
+                raise Unavailable("Settling broke off.", remedy="See the log.") from exc
+
+        while self._persistently(job_id, lambda: prove.is_current(self._node, job_id, attempt)):
+            if not self._attempt(job_id, "settle", settle) or final:
+                break
+            self._pause(self._poll_s)
+        self._persistently(job_id, lambda: prove.forget_input(self._node, job_id))
+
+    def _watch(self, chain: Chain) -> None:
+        from zkserve import fulfil  # as above
+
+        delay_s = self._poll_s
+        while not self._stopping.wait(delay_s):
+            try:
+                found = fulfil.follow(
+                    self._node,
+                    chain,
+                    self._queue,
+                    market=self._market,
+                    confirmations=self._confirmations,
+                )
+                delay_s = self._poll_s
+            except Exception as exc:  # noqa: BLE001 (the watcher outlives whatever goes wrong)
+                delay_s = min(2 * delay_s, _LONGEST_BACK_OFF_S)
+                _log.warning("follow_failed", error=str(exc), again_in_s=delay_s)
+            else:
+                if found:
+                    _log.info("orders_found", number=found)
+
+    def _attempt(self, job_id: str, workflow: str, stage: Callable[[], None]) -> bool:
+        """Run a stage; turn its error into the job's next state. True if it went through."""
+        try:
+            self._persistently(job_id, stage)
+        except JobCancelled:
+            if self._stopping.is_set():
+                raise _Stopped from None
+            return False
+        except ZkserveError as exc:
+            error = exc
+        except Exception as exc:  # noqa: BLE001 (a job must end in a state, whatever broke)
+            _log.exception("stage_broke", job=job_id, workflow=workflow)
+            error = EngineFailed(f"{workflow} broke off: {type(exc).__name__}.")
+        else:
+            return True
+        _log.warning("stage_failed", job=job_id, workflow=workflow, code=error.code)
+        self._persistently(
+            job_id,
+            lambda: prove.record_failure(
+                self._node,
+                self._queue,
+                job_id,
+                error,
+                attempts=self._attempts,
+                workflow=workflow,
+            ),
+        )
+        return False
+
+    def _persistently(self, job_id: str, action: Callable[[], _T]) -> _T:
+        """Do an action, again and again while what it depends on is down: no attempt is used."""
+        delay_s = _FIRST_BACK_OFF_S
+        while True:
+            if self._stopping.is_set():
+                raise _Stopped
+            try:
+                return action()
+            except (Unavailable, ChainError, OSError) as exc:
+                if isinstance(exc, OSError) and exc.errno not in _SHORTAGES:
+                    raise
+                _log.warning("waiting", job=job_id, reason=str(exc), again_in_s=delay_s)
+            self._pause(delay_s)
+            delay_s = min(2 * delay_s, _LONGEST_BACK_OFF_S)
+
+    def _pause(self, seconds: float) -> None:
+        if self._stopping.wait(seconds):
+            raise _Stopped
+
+    def _state(self, job_id: str) -> JobState:
+        with self._node.database.snapshot() as session:
+            return JobState(jobs.get(session, job_id).state)
+
+    def _forget_inputs(self) -> None:
+        with self._node.database.snapshot() as session:
+            spent = jobs.spent(session)
+        for job_id in spent:
+            prove.forget_input(self._node, job_id)
+
+    @contextmanager
+    def _sole(self) -> Iterator[None]:
+        # Two under one id would take each other's running jobs for abandoned ones.
+        name = f".worker-{sha256_hex(self._executor_id.encode())[:16]}"
+        lock = os.open(self._node.artifacts.folder / name, os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as exc:
+                raise Conflict(
+                    f"A worker already runs under the executor id {self._executor_id!r}.",
+                    remedy="Give each worker its own ZKSERVE_EXECUTOR_ID.",
+                ) from exc
+            yield
+        finally:
+            os.close(lock)
+
+
+def _function(method: Callable[[str, int], None]) -> Callable[[str, int], None]:
+    """Return a plain function: the job engine marks what it registers; methods bear no marks."""
+
+    def workflow(job_id: str, attempt: int) -> None:
+        method(job_id, attempt)
+
+    return workflow
+
+
+def main(settings: Settings) -> None:
+    """Run a worker as the settings say, until SIGTERM or SIGINT.
+
+    Raises:
+        ZkserveError: the database is of another version, or another worker has this executor id.
+
+    """
+    node = Node.open(
+        data_dir=settings.data_dir,
+        database_url=settings.database,
+        production=settings.production,
+    )
+    node.database.require_current()
+    chain = None
+    if settings.rpc_url and settings.market:
+        chain = Chain(
+            settings.rpc_url,
+            signer_key=settings.signer_key.get_secret_value() or None,
+            max_fee_gwei=settings.max_fee_gwei,
+        )
+    Worker(
+        node,
+        executor_id=settings.executor_id,
+        application_version=settings.application_version,
+        threads=settings.worker_threads,
+        limits=Limits(time_s=settings.prove_time_s, memory_bytes=settings.prove_memory_mb << 20),
+        attempts=settings.prove_attempts,
+        chain=chain,
+        market=settings.market,
+        confirmations=settings.confirmations,
+        poll_s=settings.poll_s,
+    ).run()
