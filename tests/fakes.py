@@ -64,18 +64,14 @@ class FakeEngine:
         if float(np.abs(inputs).max()) > 100:
             raise InputOutOfRange("an input is outside ±100.")
         committed = bundle.manifest.input_mode is InputMode.COMMITTED
-        if committed:
-            salt = salt or os.urandom(32)
         quantised = [round(float(value) * 256) for value in inputs]
-        opening = canonical_json({"input": quantised, "salt": salt.hex() if committed else None})
-        packed = _pack(quantised)
-        claim = Claim(
-            circuit_id=bundle.manifest.circuit_id,
-            weights=bundle.manifest.weights,
-            input=hashlib.sha256(salt + packed).digest() if committed else packed,
-            outputs=(sum(quantised), -sum(quantised)),
-        )
-        return Prediction(claim=claim, opening=opening)
+        return _predict(bundle, quantised, (salt or os.urandom(32)) if committed else None)
+
+    def reopen(self, bundle: Bundle, opening: bytes) -> Prediction:
+        """Predict from the quantised input and the salt."""
+        content = json.loads(opening)
+        salt = content["salt"]
+        return _predict(bundle, content["input"], bytes.fromhex(salt) if salt else None)
 
     def prove(
         self,
@@ -196,6 +192,18 @@ def publish(
             onnx_sha256=pins["model"],
             manifest=manifest_to_dict(manifest),
         )
+
+
+def _predict(bundle: Bundle, quantised: list[int], salt: bytes | None) -> Prediction:
+    packed = _pack(quantised)
+    claim = Claim(
+        circuit_id=bundle.manifest.circuit_id,
+        weights=bundle.manifest.weights,
+        input=packed if salt is None else hashlib.sha256(salt + packed).digest(),
+        outputs=(sum(quantised), -sum(quantised)),
+    )
+    opening = canonical_json({"input": quantised, "salt": salt.hex() if salt else None})
+    return Prediction(claim=claim, opening=opening)
 
 
 def _pack(values: list[int]) -> bytes:

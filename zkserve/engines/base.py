@@ -145,6 +145,16 @@ class Engine(Protocol):
         """
         ...
 
+    def reopen(self, bundle: Bundle, opening: bytes) -> Prediction:
+        """Return the prediction that an opening came with: same input, same salt, same claim.
+
+        Raises:
+            ProofInvalid: it is not an opening of this circuit.
+            InputOutOfRange: proving this input would fail.
+
+        """
+        ...
+
     def prove(
         self,
         bundle: Bundle,

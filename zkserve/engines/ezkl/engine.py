@@ -227,8 +227,7 @@ class EzklEngine:
     ) -> Prediction:
         """Run the circuit on one input in the warm child; see :meth:`Engine.predict`."""
         manifest = bundle.manifest
-        files = self._pinned(bundle, "settings", "compiled")
-        settings = Settings.read(files["settings"])
+        settings = Settings.read(self._pinned(bundle, "settings")["settings"])
         shape = _salt_shape(manifest)
         opening = Opening(
             values=quantise(
@@ -240,6 +239,15 @@ class EzklEngine:
             salt=tuple(shape.elements(salt if salt is not None else secrets.token_bytes(32))),
             scale=settings.input_scale,
         )
+        return self._predict(bundle, opening)
+
+    def reopen(self, bundle: Bundle, opening: bytes) -> Prediction:
+        """Run the circuit on what an opening holds; see :meth:`Engine.reopen`."""
+        return self._predict(bundle, _decode_opening(bundle.manifest, opening))
+
+    def _predict(self, bundle: Bundle, opening: Opening) -> Prediction:
+        manifest = bundle.manifest
+        files = self._pinned(bundle, "settings", "compiled")
         instances: list[int] = self._ask_warm(
             "witness",
             settings=str(files["settings"].resolve()),
