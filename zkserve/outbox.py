@@ -50,7 +50,7 @@ def send(
 
     """
     chain.check()
-    with database.session() as session:
+    with database.snapshot() as session:
         attempts = outbox.attempts(session, purpose)
     row = attempts[-1] if attempts else None
     if row is None:
@@ -82,7 +82,7 @@ def confirm(
 
     """
     chain.check()
-    with database.session() as session:
+    with database.snapshot() as session:
         attempts = outbox.attempts(session, purpose)
     if not attempts:
         raise NotFound(f"Nothing was signed for {purpose!r}.")
@@ -178,7 +178,7 @@ def _sign(
         raise chain.out_of_funds()
     expected = chain.nonce(chain.signer)
     with database.session() as session:
-        signer = outbox.lock_signer(session, chain.id, chain.signer, at_least=expected)
+        signer = outbox.lock_signer(session, chain.chain_id, chain.signer, at_least=expected)
         attempts = outbox.attempts(session, purpose)
         if len(attempts) > after:
             return attempts[-1]
@@ -204,7 +204,7 @@ def _signed_row(
     return TransactionRow(
         purpose=purpose,
         attempt=attempt,
-        chain_id=chain.id,
+        chain_id=chain.chain_id,
         signer=chain.signer,
         nonce=transaction.nonce,
         raw=signed.raw,
@@ -216,7 +216,7 @@ def _signed_row(
 def _broadcast(database: Database, chain: Chain, row: TransactionRow) -> None:
     """Hand over ``row`` and whatever waits below its nonce: a gap there would hold it back."""
     expected = chain.nonce(row.signer, "latest")
-    with database.session() as session:
+    with database.snapshot() as session:
         waiting = outbox.unmined(session, row, from_nonce=expected)
     for each in waiting:
         chain.broadcast(each.raw)
@@ -268,7 +268,7 @@ def _bump(database: Database, chain: Chain, row: TransactionRow) -> TransactionR
         fees=fees,
     )
     with database.session() as session:
-        outbox.lock_signer(session, chain.id, chain.signer, at_least=0)
+        outbox.lock_signer(session, chain.chain_id, chain.signer, at_least=0)
         attempts = outbox.attempts(session, row.purpose)
         if attempts[-1].id != row.id:
             return attempts[-1]

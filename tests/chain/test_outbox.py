@@ -75,7 +75,7 @@ def all_rows(database: Database) -> list[TransactionRow]:
 
 def next_nonce(database: Database, chain: Chain) -> int | None:
     with database.session() as session:
-        signer = session.get(SignerRow, (chain.id, chain.signer))
+        signer = session.get(SignerRow, (chain.chain_id, chain.signer))
         return signer.next_nonce if signer else None
 
 

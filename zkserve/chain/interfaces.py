@@ -12,7 +12,7 @@ from eth_abi.abi import decode
 from eth_abi.exceptions import DecodingError
 from eth_utils.abi import collapse_if_tuple, function_signature_to_4byte_selector
 
-from zkserve.encoding import hex_bytes
+from zkserve.encoding import hex_bytes, sha256_hex
 from zkserve.errors import NotFound
 
 _FOLDER = files("zkserve.chain") / "abi"
@@ -24,11 +24,24 @@ _STANDARD_ERRORS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Interface:
-    """A contract's ABI and its creation bytecode without constructor arguments."""
+    """A contract's ABI and its creation bytecode without constructor arguments.
+
+    ``runtime_sha256`` is that of the deployed code with its ``immutables`` zeroed: places in it, as
+    (start, length) in bytes.
+    """
 
     name: str
     abi: list[dict[str, Any]]
     bytecode: bytes
+    runtime_sha256: str
+    immutables: tuple[tuple[int, int], ...]
+
+    def is_code(self, deployed: bytes) -> bool:
+        """Return whether code on a chain is this contract's, whatever its constructor was given."""
+        code = bytearray(deployed)
+        for start, length in self.immutables:
+            code[start : start + length] = bytes(length)
+        return sha256_hex(bytes(code)) == self.runtime_sha256
 
 
 @cache
@@ -46,7 +59,13 @@ def interface(name: str) -> Interface:
             remedy="Build the contracts: their interfaces are written to zkserve/chain/abi.",
         )
     raw = json.loads(file.read_text())
-    return Interface(name=name, abi=raw["abi"], bytecode=hex_bytes(raw["bytecode"]))
+    return Interface(
+        name=name,
+        abi=raw["abi"],
+        bytecode=hex_bytes(raw["bytecode"]),
+        runtime_sha256=raw["runtime_sha256"],
+        immutables=tuple((start, length) for start, length in raw["immutables"]),
+    )
 
 
 def describe_revert(data: bytes) -> str:
@@ -68,14 +87,11 @@ def describe_revert(data: bytes) -> str:
 @cache
 def _errors() -> dict[bytes, tuple[str, tuple[str, ...]]]:
     known: dict[bytes, tuple[str, tuple[str, ...]]] = {}
-    abis = [json.loads(file.read_text())["abi"] for file in _FOLDER.iterdir() if _is_abi(file.name)]
+    names = [file.name for file in _FOLDER.iterdir() if file.name.endswith(".json")]
+    abis = [interface(name.removesuffix(".json")).abi for name in names]
     declared = [entry for abi in abis for entry in abi if entry["type"] == "error"]
     for error in (*_STANDARD_ERRORS, *declared):
         types = tuple(collapse_if_tuple(parameter) for parameter in error["inputs"])
         signature = f"{error['name']}({','.join(types)})"
         known[function_signature_to_4byte_selector(signature)] = (error["name"], types)
     return known
-
-
-def _is_abi(name: str) -> bool:
-    return name.endswith(".json")

@@ -108,7 +108,7 @@ class Chain:
         return f"Chain(node={self._node!r}, signer={self._account and self._account.address!r})"
 
     @cached_property
-    def id(self) -> int:
+    def chain_id(self) -> int:
         """The chain's id, checked against the expected one.
 
         Raises:
@@ -130,7 +130,7 @@ class Chain:
             Unavailable: it does not answer.
 
         """
-        expected = self.id
+        expected = self.chain_id
         with self.wrapped():
             found = self._web3.eth.chain_id
         if found != expected:
@@ -204,7 +204,7 @@ class Chain:
         That is the ``finalized`` one; on a development chain, or where the node knows no such tag,
         the one ``confirmations`` behind the head.
         """
-        if self.id != DEVELOPMENT_CHAIN_ID:
+        if self.chain_id != DEVELOPMENT_CHAIN_ID:
             try:
                 block = self.block("finalized")
             except ChainError:  # the tag is unknown to this node
@@ -268,7 +268,7 @@ class Chain:
 
     def sign(self, transaction: Transaction) -> Signed:
         """Sign an EIP-1559 transaction for this chain alone."""
-        signed = self._signing_account().sign_transaction(transaction.fields(self.id))
+        signed = self._signing_account().sign_transaction(transaction.fields(self.chain_id))
         return Signed(raw=bytes(signed.raw_transaction), hash=to_hex(signed.hash))
 
     def broadcast(self, raw: bytes) -> None:
@@ -292,7 +292,7 @@ class Chain:
     def out_of_funds(self) -> Unavailable:
         """Return the error for a signer that cannot pay."""
         return Unavailable(
-            f"The signer {self.signer} has not enough funds on chain {self.id}.",
+            f"The signer {self.signer} has not enough funds on chain {self.chain_id}.",
             remedy=f"Send it some; it has {self.balance(self.signer)} wei.",
         )
 
