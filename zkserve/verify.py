@@ -161,7 +161,7 @@ def verify_on_chain(receipt: Receipt, chain: Chain, registry: str) -> Verificati
     )
 
 
-_SRS_CAVEAT = "Development SRS: whoever made it can forge proofs. Good for trying things out, for nothing else."
+_SRS_CAVEAT = "Development SRS: whoever made it can forge proofs. Good for trying things out only."
 
 
 class _HasText(Protocol):
@@ -181,7 +181,8 @@ def _require_receipt_matches(receipt: Receipt, manifest: CircuitManifest) -> Non
     _require_same("development SRS mark", manifest.development_srs, receipt.development_srs)
     if len(receipt.claim.outputs) != manifest.output.size:
         raise ProofInvalid(
-            f"The circuit has {manifest.output.size} outputs, the receipt {len(receipt.claim.outputs)}."
+            f"The circuit has {manifest.output.size} outputs, the receipt has "
+            f"{len(receipt.claim.outputs)}."
         )
 
 

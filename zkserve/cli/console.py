@@ -1,4 +1,4 @@
-"""How the command line speaks: answers on standard output, progress and errors on standard error."""
+"""How the command line speaks: answers on standard output, all else on standard error."""
 
 from __future__ import annotations
 

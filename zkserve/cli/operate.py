@@ -174,7 +174,7 @@ def demo(
     answer(
         {},
         False,
-        f"Written to {folder / 'demo.json'}; receipts and public artifacts lie in {folder / 'demo'}.",
+        f"Written to {folder / 'demo.json'}; receipts and artifacts lie in {folder / 'demo'}.",
         "[yellow]Development SRS: these proofs can be forged by whoever made it.[/]",
     )
 
