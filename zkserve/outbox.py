@@ -37,27 +37,46 @@ def send(
     value_wei: int = 0,
     gas: int | None = None,
 ) -> TransactionRow:
-    """Sign a transaction for ``purpose``, store it, then broadcast it; return its newest attempt.
+    """Sign a transaction for ``purpose`` as :func:`sign` does, then broadcast it.
 
-    A purpose that was signed before is not signed again: the stored bytes are broadcast. A call
+    Raises:
+        TransactionReverted, Unavailable, ChainError: as :func:`sign`; or the node refuses it.
+
+    """
+    row = sign(database, chain, purpose=purpose, to=to, data=data, value_wei=value_wei, gas=gas)
+    if row.state in outbox.UNMINED:
+        _broadcast(database, chain, row)
+    return row
+
+
+def sign(
+    database: Database,
+    chain: Chain,
+    *,
+    purpose: str,
+    to: str | None,
+    data: bytes,
+    value_wei: int = 0,
+    gas: int | None = None,
+) -> TransactionRow:
+    """Sign a transaction for ``purpose`` and store it, but do not send it; :func:`confirm` does.
+
+    A purpose that was signed before is not signed again: its newest attempt is returned. A call
     that would revert, or that the signer cannot pay, takes no nonce. ``to`` None creates a
     contract; ``gas`` None estimates it, with a margin.
 
     Raises:
         TransactionReverted: the call would revert.
         Unavailable: the node is down, gas is too dear, or the signer's funds are short.
-        ChainError: the node refuses the transaction or serves another chain.
+        ChainError: the node serves another chain.
 
     """
     chain.check()
     with database.snapshot() as session:
         attempts = outbox.attempts(session, purpose)
-    row = attempts[-1] if attempts else None
-    if row is None:
-        row = _sign(database, chain, purpose, to=to, data=data, value_wei=value_wei, gas=gas)
-    if row.state in outbox.UNMINED:
-        _broadcast(database, chain, row)
-    return row
+    if attempts:
+        return attempts[-1]
+    return _sign(database, chain, purpose, to=to, data=data, value_wei=value_wei, gas=gas)
 
 
 def confirm(

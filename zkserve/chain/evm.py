@@ -1,0 +1,99 @@
+"""Compile generated Solidity to bytecode that fits on a chain."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+from typing import Any
+
+from zkserve.encoding import hex_bytes
+from zkserve.errors import ChainError, ModelRejected, Unavailable
+
+SOLC_VERSION = "0.8.37"
+EVM_VERSION = "cancun"
+CODE_LIMIT_BYTES = 24_576
+"""EIP-170: no deployed code is larger."""
+_RUNS = (10_000, 1)  # from fast to small: the smaller is tried only where the faster does not fit
+_OUTPUTS = ("evm.bytecode.object", "evm.deployedBytecode.object", "metadata")
+_TIME_LIMIT_S = 300
+
+
+def compile_verifier(source: str, solc: str) -> bytes:
+    """Return the creation bytecode of the one contract in a generated verifier's source.
+
+    ``solc`` is a command that speaks ``--standard-json``. The optimiser is on; the IR pipeline is
+    off, under which these verifiers do not compile (stack too deep).
+
+    Raises:
+        ModelRejected: the code is larger than a chain takes.
+        ChainError: the source does not compile, or the compiler is of another version.
+        Unavailable: there is no such compiler.
+
+    """
+    size_bytes = 0
+    for runs in _RUNS:
+        creation, size_bytes = _compile(source, solc, runs)
+        if size_bytes <= CODE_LIMIT_BYTES:
+            return creation
+    raise ModelRejected(
+        f"The verifier has {size_bytes} bytes, a chain takes {CODE_LIMIT_BYTES}.",
+        remedy="Give the circuit fewer columns: fewer kinds of operations, or smaller lookups.",
+    )
+
+
+def _compile(source: str, solc: str, runs: int) -> tuple[bytes, int]:
+    request = {
+        "language": "Solidity",
+        "sources": {"Verifier.sol": {"content": source}},
+        "settings": {
+            "optimizer": {"enabled": True, "runs": runs},
+            "evmVersion": EVM_VERSION,
+            "metadata": {"bytecodeHash": "none", "appendCBOR": False},
+            "outputSelection": {"*": {"*": list(_OUTPUTS)}},
+        },
+    }
+    answer = _answer(solc, request)
+    errors = [error for error in answer.get("errors", []) if error["severity"] == "error"]
+    if errors:
+        raise ChainError(f"The verifier does not compile: {errors[0]['formattedMessage'][:500]}")
+    contracts: list[dict[str, Any]] = list(answer["contracts"]["Verifier.sol"].values())
+    if len(contracts) != 1:
+        raise ChainError(f"The verifier's source has {len(contracts)} contracts; expected one.")
+    version = json.loads(contracts[0]["metadata"])["compiler"]["version"]
+    if version.partition("+")[0] != SOLC_VERSION:
+        raise ChainError(
+            f"{solc!r} is version {version}, expected {SOLC_VERSION}: others give other code.",
+            remedy=f"Point ZKSERVE_SOLC at solc {SOLC_VERSION}.",
+        )
+    code = contracts[0]["evm"]
+    creation = hex_bytes("0x" + code["bytecode"]["object"])
+    return creation, len(code["deployedBytecode"]["object"]) // 2
+
+
+def _answer(solc: str, request: dict[str, Any]) -> dict[str, Any]:
+    try:
+        done = subprocess.run(
+            [*shlex.split(solc), "--standard-json"],
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            timeout=_TIME_LIMIT_S,
+            check=True,
+        )
+        answer: dict[str, Any] = json.loads(done.stdout)
+    except (FileNotFoundError, PermissionError) as exc:
+        raise Unavailable(
+            f"The Solidity compiler {solc!r} cannot be run.",
+            remedy="Run `npm ci` in contracts/, or set ZKSERVE_SOLC.",
+        ) from exc
+    except subprocess.TimeoutExpired as exc:
+        raise Unavailable(f"{solc!r} did not finish within {_TIME_LIMIT_S} s.") from exc
+    except subprocess.CalledProcessError as exc:
+        raise ChainError(
+            f"{solc!r} failed: {exc.stderr.strip()[:500]}",
+            remedy="Run `npm ci` in contracts/; Node 20 or newer must be on the PATH.",
+        ) from exc
+    except ValueError as exc:
+        raise ChainError(f"{solc!r} does not answer in standard JSON.") from exc
+    return answer

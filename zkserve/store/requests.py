@@ -1,0 +1,69 @@
+"""On-chain orders, and how far each market's events were read."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from zkserve.errors import NotFound
+from zkserve.store.tables import CursorRow, RequestRow, VersionRow
+
+
+def cursor(session: Session, chain_id: int, contract: str) -> CursorRow | None:
+    """Return how far a contract's events were read, None before the first time."""
+    return session.get(CursorRow, (chain_id, contract))
+
+
+def move_cursor(
+    session: Session, chain_id: int, contract: str, *, block: int, block_hash: str
+) -> None:
+    """Note that a contract's events were read up to and with a block."""
+    session.merge(
+        CursorRow(chain_id=chain_id, contract=contract, block=block, block_hash=block_hash)
+    )
+
+
+def find(session: Session, chain_id: int, market: str, request_id: int) -> RequestRow | None:
+    """Return an order by what names it on chain."""
+    return session.scalar(
+        select(RequestRow).where(
+            RequestRow.chain_id == chain_id,
+            RequestRow.market == market,
+            RequestRow.request_id == request_id,
+        )
+    )
+
+
+def newest(session: Session, chain_id: int, market: str, *, up_to: int) -> RequestRow | None:
+    """Return the last order seen in a block not above ``up_to``."""
+    query = select(RequestRow).where(
+        RequestRow.chain_id == chain_id, RequestRow.market == market, RequestRow.block <= up_to
+    )
+    return session.scalar(query.order_by(RequestRow.block.desc()).limit(1))
+
+
+def by_job(session: Session, job_id: str) -> RequestRow | None:
+    """Return the order that a job serves, None where it serves none (any more)."""
+    return session.scalar(select(RequestRow).where(RequestRow.job_id == job_id))
+
+
+def get_by_job(session: Session, job_id: str) -> RequestRow:
+    """Return the order that a job serves.
+
+    Raises:
+        NotFound: it serves none.
+
+    """
+    row = by_job(session, job_id)
+    if row is None:
+        raise NotFound(f"Job {job_id} serves no on-chain order.")
+    return row
+
+
+def version_on_chain(session: Session, chain_id: int, version_id: str) -> VersionRow | None:
+    """Return our version by its id on a chain, 0x-prefixed 32 bytes; None for others' versions."""
+    return session.scalar(
+        select(VersionRow).where(
+            VersionRow.chain_id == chain_id, VersionRow.chain_version_id == version_id
+        )
+    )
