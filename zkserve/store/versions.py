@@ -71,7 +71,7 @@ def find(session: Session, name: str, number: int | None = None) -> tuple[ModelR
             f"There is no {what} of a model {name[:63]!r}.",
             remedy="GET /v2/models lists what is served.",
         )
-    return found.tuple()
+    return found[0], found[1]
 
 
 def get(session: Session, version_id: int) -> tuple[ModelRow, VersionRow]:
@@ -103,7 +103,7 @@ def listing(session: Session) -> list[tuple[ModelRow, VersionRow]]:
     """Return all versions by model name, newest first."""
     query = select(ModelRow, VersionRow).join(VersionRow, VersionRow.model_id == ModelRow.id)
     rows = session.execute(query.order_by(ModelRow.name, VersionRow.number.desc()))
-    return [row.tuple() for row in rows]
+    return [(row[0], row[1]) for row in rows]
 
 
 def _only(session: Session, condition: Any, what: str) -> tuple[ModelRow, VersionRow]:
@@ -111,4 +111,4 @@ def _only(session: Session, condition: Any, what: str) -> tuple[ModelRow, Versio
     found = session.execute(query.where(condition)).first()
     if found is None:
         raise NotFound(f"There is no version with {what}.")
-    return found.tuple()
+    return found[0], found[1]

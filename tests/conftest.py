@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import databases, fakes
+from zkserve.node import Node
+from zkserve.store.queue import JobQueue
+from zkserve.store.tables import VersionRow
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """URL of the maintenance database of a PostgreSQL server that lives as long as the tests."""
+    folder = databases.binaries()
+    if folder is None:
+        pytest.skip("no PostgreSQL server on this machine")
+    with databases.server(folder) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of an empty database; each test that asks for it runs on both kinds."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'zkserve.db'}"
+    return databases.new_database(request.getfixturevalue("postgresql"))
+
+
+@pytest.fixture
+def node(tmp_path: Path, database_url: str) -> Iterator[Node]:
+    """A node with its tables made."""
+    node = Node.open(data_dir=tmp_path / "data", database_url=database_url)
+    node.database.upgrade()
+    yield node
+    node.database.close()
+
+
+@pytest.fixture
+def queue(node: Node) -> JobQueue:
+    return JobQueue(node.database, "1")
+
+
+@pytest.fixture
+def version(node: Node) -> VersionRow:
+    """A version that the fake engine proves."""
+    return fakes.publish(node)
+
+
+@pytest.fixture
+def engine() -> Iterator[fakes.FakeEngine]:
+    """The fake engine, found by every node of this process."""
+    with fakes.use(fakes.FakeEngine()) as engine:
+        yield engine
