@@ -7,7 +7,7 @@ import uvicorn
 from fastapi import APIRouter, FastAPI, Response
 
 from zkserve import __version__
-from zkserve.api import circuits, inference, models, problems, proofs
+from zkserve.api import circuits, inference, models, problems, proofs, requests
 from zkserve.api.metrics import Metrics
 from zkserve.api.middleware import Edge
 from zkserve.api.service import Service, ServiceDep

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -115,6 +116,16 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ZkserveError, _of_zkserve_error)
     app.add_exception_handler(RequestValidationError, _of_validation_error)
     app.add_exception_handler(HTTPException, _of_http_exception)
+    app.openapi = partial(_openapi, app)  # type: ignore[method-assign]  # FastAPI's documented way
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    # Schemas of other media types than a route's own have to be added by hand.
+    document = FastAPI.openapi(app)
+    schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    found = document["components"]["schemas"]
+    found.update({**schema.pop("$defs", {}), "Problem": schema})
+    return document
 
 
 def _of_zkserve_error(request: Request, exc: Exception) -> JSONResponse:

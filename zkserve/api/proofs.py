@@ -1,4 +1,7 @@
-"""Proof jobs: look, follow, cancel, fetch the receipt. A tenant sees its own only."""
+"""Proof jobs: look, follow, cancel, fetch the receipt.
+
+A tenant sees its own, and those of on-chain orders, which are public like the orders themselves.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from zkserve.api.service import Service, ServiceDep
 from zkserve.encoding import claim_digest
 from zkserve.errors import Conflict, NotFound, Unavailable
 from zkserve.receipt import claim_from_dict, receipt_to_dict
-from zkserve.store import jobs, versions
+from zkserve.store import jobs, keys, versions
 from zkserve.store.tables import JobEventRow, JobRow
 from zkserve.types import JobState
 
@@ -40,9 +43,13 @@ _EVENT_STREAM: dict[int | str, dict[str, Any]] = {
 }
 
 
-def _own(session: Session, tenant: str, proof_id: str) -> JobRow:
+def _visible(session: Session, tenant: str, proof_id: str) -> JobRow:
+    return _of(session, proof_id, tenant, keys.ON_CHAIN)
+
+
+def _of(session: Session, proof_id: str, *tenants: str) -> JobRow:
     job = jobs.get(session, proof_id)
-    if job.tenant != tenant:
+    if job.tenant not in tenants:
         # Exactly what an unknown id gets: whether another tenant has it is not to be learnt.
         raise NotFound(f"There is no job {proof_id!r}.")
     return job
@@ -58,7 +65,7 @@ def list_proofs(
     """List the caller's proof jobs, newest first."""
     with service.node.database.snapshot() as session:
         found = [
-            _proof_job(session, job)
+            proof_resource(session, job)
             for job in jobs.listing(session, tenant, state=state, limit=limit)
         ]
     return schemas.ProofJobList(proofs=found)
@@ -70,7 +77,7 @@ def get_proof(
 ) -> schemas.ProofJob:
     """Return a proof job as it stands."""
     with service.node.database.snapshot() as session:
-        job = _proof_job(session, _own(session, tenant, proof_id))
+        job = proof_resource(session, _visible(session, tenant, proof_id))
     if not job.final:
         response.headers["Retry-After"] = str(RETRY_AFTER_S)
     return job
@@ -80,17 +87,17 @@ def get_proof(
 def cancel_proof(service: ServiceDep, tenant: Tenant, proof_id: ProofId) -> schemas.ProofJob:
     """Cancel a proof job; a conflict where it has gone too far or ended otherwise."""
     with service.node.database.snapshot() as session:
-        _own(session, tenant, proof_id)
+        _of(session, proof_id, tenant)
     cancelled = prove.cancel(service.node, service.queue, proof_id)
     with service.node.database.snapshot() as session:
-        return _proof_job(session, cancelled)
+        return proof_resource(session, cancelled)
 
 
 @router.get("/v1/proofs/{proof_id}/receipt")
 def get_receipt(service: ServiceDep, tenant: Tenant, proof_id: ProofId) -> JSONResponse:
     """Return the receipt of a verified proof; a conflict while there is none."""
     with service.node.database.snapshot() as session:
-        job = _own(session, tenant, proof_id)
+        job = _visible(session, tenant, proof_id)
         if job.proof is None:
             final = JobState(job.state).final
             raise Conflict(
@@ -106,7 +113,7 @@ def get_receipt(service: ServiceDep, tenant: Tenant, proof_id: ProofId) -> JSONR
 
 def _job_to_follow(service: ServiceDep, tenant: Tenant, proof_id: ProofId) -> str:
     with service.node.database.snapshot() as session:
-        return _own(session, tenant, proof_id).id
+        return _visible(session, tenant, proof_id).id
 
 
 @router.get(
@@ -169,7 +176,8 @@ def _server_sent(row: JobEventRow) -> str:
     return f"id: {row.id}\nevent: {row.state}\ndata: {data}\n\n"
 
 
-def _proof_job(session: Session, job: JobRow) -> schemas.ProofJob:
+def proof_resource(session: Session, job: JobRow) -> schemas.ProofJob:
+    """Return a job as the API shows it."""
     model, version = versions.get(session, job.version_id)
     self = f"/v1/proofs/{job.id}"
     return schemas.ProofJob(

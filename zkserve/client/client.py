@@ -323,7 +323,7 @@ class Client:
         tensors = []
         for name, numbers in inputs.items():
             data = _plain(numbers)
-            # Flat numbers take the model's shape; nested ones keep theirs, for the service to check.
+            # Flat numbers take the model's shape; nested ones keep theirs for the service to check.
             shape = _shape(data) if isinstance(data[0], list) else shapes[name]
             tensors.append({"name": name, "shape": shape, "datatype": "FP64", "data": data})
         return tensors
@@ -385,7 +385,7 @@ def _plain(numbers: Any) -> list[Any]:
         plain = None
     if not isinstance(plain, list) or not plain:
         raise InvalidInput(
-            f"An input is an empty or not a list of numbers: {type(numbers).__name__}.",
+            f"Expected a list of numbers, got an empty one or a {type(numbers).__name__}.",
             remedy="Give a list or an array of numbers.",
         )
     return plain

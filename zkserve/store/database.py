@@ -103,7 +103,10 @@ class Database:
 
         """
         with self.engine.connect() as connection:
-            found = MigrationContext.configure(connection).get_current_revision()
+            context = MigrationContext.configure(
+                connection, opts={"version_table": "zkserve_revision"}
+            )
+            found = context.get_current_revision()
         expected = ScriptDirectory.from_config(self._config()).get_current_head()
         if found != expected:
             raise ZkserveError(

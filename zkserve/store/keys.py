@@ -15,6 +15,9 @@ from zkserve.store.tables import ApiKeyRow, now
 
 ANONYMOUS = "anonymous"
 """The tenant of callers without a key; no key may be made for it."""
+ON_CHAIN = "chain"
+"""The tenant of on-chain orders, which everybody may look at; no key may be made for it."""
+_RESERVED = (ANONYMOUS, ON_CHAIN)
 
 _SCHEME = "zk"
 _PREFIX_BYTES = 5
@@ -32,10 +35,11 @@ def create(session: Session, tenant: str) -> str:
         InvalidInput: the tenant's name is empty, too long, not printable or reserved.
 
     """
-    if not (0 < len(tenant) <= _MAX_TENANT_LENGTH and tenant.isprintable()) or tenant == ANONYMOUS:
+    usable = 0 < len(tenant) <= _MAX_TENANT_LENGTH and tenant.isprintable()
+    if not usable or tenant in _RESERVED:
         raise InvalidInput(
             f"{tenant[:80]!r} cannot be a tenant's name: expected 1 to {_MAX_TENANT_LENGTH} "
-            f"printable characters, and not {ANONYMOUS!r}.",
+            f"printable characters, and none of {', '.join(_RESERVED)}.",
             remedy="Choose another name.",
         )
     prefix = secrets.token_hex(_PREFIX_BYTES)

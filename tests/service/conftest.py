@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from tests.fakes import FakeEngine
+from zkserve.api import create_app
+from zkserve.node import Node
+from zkserve.store.database import Database
+from zkserve.store.queue import JobQueue
+from zkserve.store.tables import VersionRow
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with all tables: copying it is much faster than making them."""
+    path = tmp_path_factory.mktemp("migrated") / "zkserve.db"
+    database = Database(f"sqlite:///{path}")
+    database.upgrade()
+    database.close()
+    return path
+
+
+@pytest.fixture
+def node(tmp_path: Path, database_url: str, migrated: Path) -> Iterator[Node]:
+    """A node with its tables made."""
+    if database_url.startswith("sqlite"):
+        shutil.copy(migrated, database_url.removeprefix("sqlite:///"))
+    node = Node.open(data_dir=tmp_path / "data", database_url=database_url)
+    if not node.database.sqlite:
+        node.database.upgrade()
+    yield node
+    node.database.close()
+
+
+@pytest.fixture
+def app(node: Node, queue: JobQueue, version: VersionRow, engine: FakeEngine) -> FastAPI:
+    """The API over one model, "tiny", that the fake engine proves."""
+    return create_app(
+        node, queue=queue, require_api_key=False, max_body_bytes=20_000, max_open_jobs=20
+    )
+
+
+@pytest.fixture
+async def http(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://service"
+    ) as client:
+        yield client
