@@ -24,7 +24,7 @@ from eth_abi.abi import encode
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 
-from zkserve import publish, recipe, verify
+from zkserve import outbox, publish, recipe, verify
 from zkserve.chain import deploy
 from zkserve.chain.contracts import Market, Registry
 from zkserve.chain.interfaces import interface
@@ -108,11 +108,14 @@ class _Demo:
         self.progress("deploying registry and market")
         node = Node.open(data_dir=self.data_dir, database_url=self._database_url)
         node.database.upgrade()
-        contracts = deploy.deploy(owner)
+        contracts = deploy.deploy(
+            owner,
+            lambda purpose, code: outbox.create(node.database, owner, purpose=purpose, code=code),
+        )
         url = f"http://127.0.0.1:{_free_port()}"
         published, version_id = self._publish(node, circuit, contracts, url)
         self.progress("deploying the clinic's contract")
-        clinic = self._deploy_clinic(contracts.market, int(version_id, 16))
+        clinic = self._deploy_clinic(contracts.address(deploy.MARKET), version_id)
         self.progress("starting service and worker")
         self._start_service(contracts, url)
         patients = recipe.samples(recipe.load(circuit)).held_out
@@ -120,7 +123,7 @@ class _Demo:
             self._await("serve", client.ready)
             artifacts = self.folder / "artifacts"
             client.download_artifacts(published.manifest.circuit_id, artifacts)
-            registered = Registry(owner, contracts.registry).get_version(int(version_id, 16))
+            registered = Registry(owner, contracts.address(deploy.REGISTRY)).get_version(version_id)
             circuit_id = to_hex(registered.circuit_id)
             http = self._over_http(client, patients[0].tolist(), artifacts, circuit_id)
             on_chain = self._on_chain(
@@ -149,8 +152,8 @@ class _Demo:
         return f"sqlite:///{self.data_dir / 'zkserve.db'}"
 
     def _publish(
-        self, node: Node, circuit: Path, contracts: deploy.Deployed, url: str
-    ) -> tuple[publish.Published, str]:
+        self, node: Node, circuit: Path, contracts: deploy.Ledger, url: str
+    ) -> tuple[publish.Published, int]:
         published = publish.publish(
             node,
             recipe.load(circuit),
@@ -161,11 +164,12 @@ class _Demo:
             node,
             self.chains["owner"],
             published,
-            registry=contracts.registry,
-            market=contracts.market,
+            registry=contracts.address(deploy.REGISTRY),
+            market=contracts.address(deploy.MARKET),
             price_wei=PRICE_WEI,
             uri=url,
-            solc="",
+            solc=str(_ROOT / "contracts/tools/solc"),
+            confirmations=0,
             progress=self.progress,
         )
         return published, version_id
@@ -178,14 +182,14 @@ class _Demo:
             raise ChainError("The clinic's contract was not created.")
         return created.contract
 
-    def _start_service(self, contracts: deploy.Deployed, url: str) -> None:
+    def _start_service(self, contracts: deploy.Ledger, url: str) -> None:
         environment = {
             "ZKSERVE_DATA_DIR": str(self.data_dir),
             "ZKSERVE_DATABASE_URL": self._database_url,
             "ZKSERVE_PORT": url.rpartition(":")[2],
             "ZKSERVE_RPC_URL": self.rpc_url,
-            "ZKSERVE_REGISTRY": contracts.registry,
-            "ZKSERVE_MARKET": contracts.market,
+            "ZKSERVE_REGISTRY": contracts.address(deploy.REGISTRY),
+            "ZKSERVE_MARKET": contracts.address(deploy.MARKET),
         }
         program = [sys.executable, "-m", "zkserve"]
         self.processes.start("serve", [*program, "serve"], environment=environment)
@@ -210,7 +214,7 @@ class _Demo:
         patient: list[float],
         artifacts: Path,
         circuit_id: str,
-        contracts: deploy.Deployed,
+        contracts: deploy.Ledger,
         clinic: str,
     ) -> dict[str, Any]:
         self.progress("asking on chain, with a commitment instead of the patient's features")
@@ -222,26 +226,31 @@ class _Demo:
         asked = _transact(
             asker, to=clinic, data=hex_bytes(call), value_wei=PRICE_WEI + _DEPOSIT_WEI
         )
-        (requested,) = Market(asker, contracts.market).requested_events(asked.block, asked.block)
+        (requested,) = Market(asker, contracts.address(deploy.MARKET)).requested_events(
+            asked.block, asked.block
+        )
         self.progress("waiting for the worker to see the request")
         proof_id = self._await(
-            "work", lambda: client.request(asker.chain_id, contracts.market, requested.request_id)
+            "work",
+            lambda: client.request(
+                asker.chain_id, contracts.address(deploy.MARKET), requested.request_id
+            ),
         )
         self._await_proof(client, proof_id)
         receipt = client.receipt(proof_id)
         self._keep("on-chain", receipt, committed.opening)
         self.progress("verifying the settled receipt offline and by asking the chain")
         self._verify("on-chain", artifacts, circuit_id)
-        verify.verify_on_chain(receipt, Chain(self.rpc_url), contracts.registry)
+        verify.verify_on_chain(receipt, Chain(self.rpc_url), contracts.address(deploy.REGISTRY))
         self.progress("paying the owner out")
         owner = self.chains["owner"]
-        paid = Market(owner, contracts.market).owed(owner.signer)
+        paid = Market(owner, contracts.address(deploy.MARKET)).owed(owner.signer)
         if paid != PRICE_WEI:
             raise ChainError(f"The owner is owed {paid} wei, expected {PRICE_WEI}.")
         _transact(
             owner,
-            to=contracts.market,
-            data=Market(owner, contracts.market).withdraw_calldata(owner.signer),
+            to=contracts.address(deploy.MARKET),
+            data=Market(owner, contracts.address(deploy.MARKET)).withdraw_calldata(owner.signer),
         )
         return _row(client.proof(proof_id), receipt)
 

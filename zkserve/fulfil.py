@@ -24,13 +24,11 @@ from zkserve.errors import (
 )
 from zkserve.node import Node
 from zkserve.receipt import claim_from_dict, claim_to_dict, manifest_from_dict
-from zkserve.store import inputs, jobs, requests, versions
+from zkserve.store import inputs, jobs, keys, requests, versions
 from zkserve.store.queue import CHAIN, JobQueue
 from zkserve.store.tables import JobRow, RequestRow, VersionRow, now
 from zkserve.types import InputMode, JobState, Settlement
 
-TENANT = "chain"
-"""Whose jobs on-chain orders are: nobody's with an API key."""
 _REWIND_BLOCKS = 128
 _REVERTS_PER_TRY = 3
 
@@ -140,7 +138,7 @@ def _take(session: Session, queue: JobQueue, chain_id: int, market: str, event: 
         _drop(session, job, known)
     if version is None:
         return False
-    job = jobs.add(session, version_id=version.id, tenant=TENANT)
+    job = jobs.add(session, version_id=version.id, tenant=keys.ON_CHAIN)
     row.job_id = job.id
     session.add(row)
     session.flush()

@@ -56,7 +56,7 @@ def create_app(
     )
     app.add_middleware(Edge, metrics=metrics, max_body_bytes=max_body_bytes)
     problems.install(app)
-    for part in (models, inference, proofs, circuits):
+    for part in (models, inference, proofs, requests, circuits):
         app.include_router(part.router)
     app.include_router(_operations)
     return app

@@ -42,6 +42,19 @@ def compile_verifier(source: str, solc: str) -> bytes:
     )
 
 
+def solc_version(solc: str) -> str:
+    """Return the version of the compiler behind a command.
+
+    Raises:
+        Unavailable: it cannot be run.
+        ChainError: it is none.
+
+    """
+    probe = "// SPDX-License-Identifier: MIT\npragma solidity *; contract Probe {}"
+    _compile(probe, solc, 1)
+    return SOLC_VERSION
+
+
 def _compile(source: str, solc: str, runs: int) -> tuple[bytes, int]:
     request = {
         "language": "Solidity",

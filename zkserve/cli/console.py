@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -50,7 +50,7 @@ def answer(data: dict[str, Any] | list[Any], as_json: bool, *lines: str) -> None
             out.print(line)
 
 
-def table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     """Print a table."""
     shown = Table(title=title, title_justify="left")
     for column in columns:

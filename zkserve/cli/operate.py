@@ -15,9 +15,9 @@ import typer
 from zkserve import log
 from zkserve.artifacts import ArtifactStore
 from zkserve.cli.console import JsonFlag, answer, progress, read_settings, table
-from zkserve.cli.owner import open_node
+from zkserve.cli.owner import open_chain, open_node, solc_command
 from zkserve.cli.user import ApiKeyOption, UrlOption, open_client
-from zkserve.errors import InvalidInput, NotFound, ZkserveError
+from zkserve.errors import NotFound, ZkserveError
 from zkserve.settings import Settings
 from zkserve.store import keys
 from zkserve.store.database import Database
@@ -131,7 +131,7 @@ def _check_database(settings: Settings) -> str:
 def _check_solc(settings: Settings) -> str:
     from zkserve.chain.evm import solc_version
 
-    return solc_version(settings.solc)
+    return solc_version(solc_command(settings))
 
 
 def _check_srs(settings: Settings) -> str:
@@ -245,24 +245,29 @@ def keys_revoke(
 
 
 def chain_deploy(as_json: JsonFlag = False) -> None:
-    """Deploy registry and market to the chain of ZKSERVE_RPC_URL, signed by ZKSERVE_SIGNER_KEY."""
+    """Deploy registry and market to the chain of ZKSERVE_RPC_URL, signed by ZKSERVE_SIGNER_KEY.
+
+    Once per chain: called again it answers with the same addresses.
+    """
+    from zkserve import outbox
     from zkserve.chain import deploy
-    from zkserve.chain.rpc import Chain
 
     settings = read_settings()
-    if not settings.rpc_url or not settings.signer_key.get_secret_value():
-        raise InvalidInput(
-            "No chain or no signer is set.",
-            remedy="Set ZKSERVE_RPC_URL and ZKSERVE_SIGNER_KEY.",
-        )
-    chain = Chain(settings.rpc_url, signer_key=settings.signer_key.get_secret_value())
+    node, chain = open_node(settings), open_chain(settings)
     with progress(as_json) as show:
         show("deploying registry and market")
-        deployed = deploy.deploy(chain)
-    data = {"registry": deployed.registry, "market": deployed.market, "chain_id": chain.chain_id}
+        ledger = deploy.deploy(
+            chain,
+            lambda purpose, code: outbox.create(
+                node.database, chain, purpose=purpose, code=code, depth=settings.confirmations
+            ),
+        )
+    path = settings.data_dir / f"deployment-{ledger.chain_id}.toml"
+    ledger.write(path)
+    registry, market = ledger.address(deploy.REGISTRY), ledger.address(deploy.MARKET)
     answer(
-        data,
+        {"chain_id": ledger.chain_id, "registry": registry, "market": market, "ledger": str(path)},
         as_json,
-        f"export ZKSERVE_REGISTRY={deployed.registry}",
-        f"export ZKSERVE_MARKET={deployed.market}",
+        f"export ZKSERVE_REGISTRY={registry}",
+        f"export ZKSERVE_MARKET={market}",
     )

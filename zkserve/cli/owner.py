@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,13 @@ from zkserve.cli.console import JsonFlag, answer, progress, read_settings
 from zkserve.errors import InvalidInput
 from zkserve.node import Node
 from zkserve.settings import Settings
+
+if TYPE_CHECKING:  # imported when called: `serve` must stay light, and --help quick
+    from zkserve.chain.rpc import Chain
+    from zkserve.engines.base import Progress
+    from zkserve.publish import Published
+
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 def register(app: typer.Typer) -> None:
@@ -110,28 +117,52 @@ def publish(
     answer(data, as_json, *lines)
 
 
+def open_chain(settings: Settings) -> Chain:
+    """Return the chain of the settings, with their signer.
+
+    Raises:
+        InvalidInput: none is set.
+
+    """
+    from zkserve.chain.rpc import Chain
+
+    key = settings.signer_key.get_secret_value()
+    if not (settings.rpc_url and key):
+        raise InvalidInput(
+            "No chain or no signer is set.",
+            remedy="Set ZKSERVE_RPC_URL and ZKSERVE_SIGNER_KEY.",
+        )
+    return Chain(settings.rpc_url, signer_key=key, max_fee_gwei=settings.max_fee_gwei)
+
+
+def solc_command(settings: Settings) -> str:
+    """Return the Solidity compiler in force: the set one, or the checkout's."""
+    return settings.solc or str(_ROOT / "contracts" / "tools" / "solc")
+
+
 def _register(
-    node: Node, settings: Settings, published: Any, price_wei: int | None, show: Any
+    node: Node, settings: Settings, published: Published, price_wei: int | None, show: Progress
 ) -> str:
     from zkserve import publish as use_case
-    from zkserve.chain.rpc import Chain
 
     if not (settings.registry and settings.market):
         raise InvalidInput(
             "ZKSERVE_RPC_URL is set but ZKSERVE_REGISTRY and ZKSERVE_MARKET are not.",
             remedy="Run `zkserve chain deploy`, set both, or publish with --no-chain.",
         )
-    return use_case.register(
+    version_id = use_case.register(
         node,
-        Chain(settings.rpc_url, signer_key=settings.signer_key.get_secret_value()),
+        open_chain(settings),
         published,
         registry=settings.registry,
         market=settings.market,
         price_wei=price_wei,
         uri=settings.public_url,
-        solc=settings.solc,
+        solc=solc_command(settings),
+        confirmations=settings.confirmations,
         progress=show,
     )
+    return f"0x{version_id:064x}"
 
 
 def serve() -> None:
@@ -152,4 +183,4 @@ def work() -> None:
 
     settings = read_settings()
     log.configure(settings.log_level)
-    worker.work(settings)
+    worker.main(settings)

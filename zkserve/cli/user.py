@@ -14,7 +14,6 @@ import typer
 
 from zkserve.cli.console import JsonFlag, answer, progress, read_settings
 from zkserve.client import Client
-from zkserve.encoding import canonical_json
 from zkserve.errors import InvalidInput, NotFound
 from zkserve.receipt import receipt_to_dict
 
@@ -65,9 +64,9 @@ def predict(
     with open_client(url, api_key) as client, progress(as_json) as show:
         show("predicting")
         prediction = client.infer(model, values, version=version)
-        if opening is not None:
-            _write_private(opening, canonical_json(prediction.opening))
-        if receipt is not None:
+        if opening is not None and prediction.opening is not None:
+            _write_private(opening, prediction.opening)
+        if receipt is not None and prediction.proof_id is not None:
             show("proving")
             client.wait(prediction.proof_id, on_event=lambda event: show(f"proof: {event.state}"))
             proven = client.receipt(prediction.proof_id)
