@@ -7,9 +7,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from anvil_node import Node, running
 
+from tests.chain.anvil_node import Node, running
+from tests.chain.world import World, engine
+from zkserve import node as service
 from zkserve.store.database import Database
+from zkserve.store.queue import JobQueue
 from zkserve.store.tables import Base
 
 
@@ -30,3 +33,15 @@ def database(tmp_path: Path) -> Iterator[Database]:
     Base.metadata.create_all(database.engine)
     yield database
     database.close()
+
+
+@pytest.fixture
+def database_url(tmp_path: Path) -> str:
+    """SQLite alone: what differs on PostgreSQL has tests of its own."""
+    return f"sqlite:///{tmp_path / 'zkserve.db'}"
+
+
+@pytest.fixture
+def world(anvil: Node, node: service.Node, queue: JobQueue) -> Iterator[World]:
+    with engine():
+        yield World(anvil, node, queue)

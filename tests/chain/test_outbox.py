@@ -6,15 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from anvil_node import Node, account, free_port
 from sqlalchemy import select
 
+from tests.chain.anvil_node import Node, account, free_port
+from tests.chain.faults import Killed, killed_at_line
 from zkserve import outbox
 from zkserve.chain.rpc import Chain
 from zkserve.chain.transaction import Transaction
@@ -29,33 +28,6 @@ PAYEE = "0x00000000000000000000000000000000000000AA"
 WEI = 1
 REVERTING = bytes.fromhex("63deadbeef60e01b60005260046000fd")
 """Creation code that reverts with the four bytes deadbeef."""
-
-
-class Killed(BaseException):
-    """Stands for the process dying: nothing may catch it."""
-
-
-@contextmanager
-def killed_at_line(number: int) -> Iterator[None]:
-    """Raise at the n-th line that the outbox's modules execute."""
-    files = {outbox.__file__, rows.__file__}
-    left = number
-
-    def trace(frame: FrameType, event: str, _argument: Any) -> Any:
-        nonlocal left
-        if frame.f_code.co_filename not in files:
-            return None
-        if event == "line":
-            left -= 1
-            if left == 0:
-                raise Killed
-        return trace
-
-    sys.settrace(trace)
-    try:
-        yield
-    finally:
-        sys.settrace(None)
 
 
 def pay(database: Database, chain: Chain, purpose: str, **options: Any) -> TransactionRow:
@@ -101,7 +73,7 @@ def test_killed_at_every_line_it_sends_once(anvil: Node, database: Database) -> 
         line += 1
         purpose = f"pay/{line}"
         try:
-            with killed_at_line(line):
+            with killed_at_line(line, outbox, rows):
                 pay(database, chain, purpose)
                 outbox.confirm(database, chain, purpose, depth=0)
             finished = True

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from enum import IntEnum
 from typing import Any
 
-from web3 import Web3
+from eth_utils.abi import event_abi_to_log_topic
 from web3.types import LogReceipt
 
 from zkserve.chain.interfaces import interface
@@ -233,10 +233,10 @@ class Market(_Contract):
 
     def __init__(self, chain: Chain, address: str) -> None:
         super().__init__(chain, address, "PredictionMarket")
-        events = {entry["name"]: entry for entry in interface("PredictionMarket").abi}
         self._topics = {
-            name: to_hex(Web3.keccak(text=_signature(events[name])))
-            for name in ("Requested", "Fulfilled")
+            entry["name"]: to_hex(event_abi_to_log_topic(entry))
+            for entry in interface("PredictionMarket").abi
+            if entry["type"] == "event"
         }
 
     def registry(self) -> str:
@@ -358,7 +358,3 @@ def verifier_verify(chain: Chain, address: str, claim: Claim, proof: bytes) -> N
 
 def _tuple(struct: ModelCommitment | Binding) -> tuple[Any, ...]:
     return tuple(asdict(struct).values())
-
-
-def _signature(event: dict[str, Any]) -> str:
-    return f"{event['name']}({','.join(parameter['type'] for parameter in event['inputs'])})"
