@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +20,9 @@ from zkserve.engines.agreement import measure_agreement
 from zkserve.engines.base import Bundle, CircuitPlan, FloatArray, Limits, Srs
 from zkserve.engines.child import Child, run_child
 from zkserve.engines.ezkl import EzklEngine
-from zkserve.engines.ezkl.engine import STEPS, _instances
+from zkserve.engines.ezkl.claims import to_instances
+from zkserve.engines.ezkl.engine import STEPS
+from zkserve.engines.srs import load_srs
 from zkserve.errors import (
     BundleMismatch,
     ChildKilled,
@@ -179,7 +182,7 @@ def test_proofs_of_another_length_or_order_are_refused(
 def test_no_word_of_the_proof_can_be_changed(proven: Proven):
     """Every 32-byte word is a coordinate or a scalar: flip a bit, zero it, alias it by r."""
     bundle = proven.bundle
-    instances = _instances(bundle.manifest, proven.prediction.claim)
+    instances = to_instances(bundle.manifest, proven.prediction.claim)
     files = {
         name: str(bundle.files[name]) for name in ("settings", "verifying_key", "verifier_srs")
     }
@@ -441,3 +444,30 @@ def test_an_srs_with_another_digest_is_refused(
     folder = committed.bundle.files["settings"].parent
     with pytest.raises(BundleMismatch):
         ezkl_engine.setup(folder, replace(development_srs, sha256="00" * 32))
+
+
+@pytest.mark.parametrize("size", [8, 1000])
+def test_an_srs_that_is_too_small_or_broken_is_refused(
+    ezkl_engine: EzklEngine, committed: Proven, tmp_path: Path, size: int
+):
+    if size == 8:
+        srs = ezkl_engine.development_srs(size, tmp_path / "small.srs")
+    else:
+        (tmp_path / "cut.srs").write_bytes(committed.bundle.files["srs"].read_bytes()[:size])
+        srs = load_srs(tmp_path / "cut.srs", sha256=None, production=False)
+    folder = tmp_path / "circuit"
+    shutil.copytree(committed.bundle.files["settings"].parent, folder)
+    with pytest.raises(InvalidInput, match="too small"):
+        ezkl_engine.setup(folder, srs, limits=LIMITS)
+
+
+def test_an_opening_runs_again_to_the_same_claim(ezkl_engine: EzklEngine, proven: Proven):
+    assert ezkl_engine.reopen(proven.bundle, proven.prediction.opening) == proven.prediction
+
+
+def test_a_manifest_without_its_facts_is_refused(ezkl_engine: EzklEngine, proven: Proven):
+    bare = Bundle(manifest=replace(proven.bundle.manifest, facts={}), files=proven.bundle.files)
+    with pytest.raises(BundleMismatch, match="fact"):
+        ezkl_engine.verify(bare, proven.prediction.claim, proven.proof.data)
+    with pytest.raises(BundleMismatch, match="fact"):
+        ezkl_engine.reopen(bare, proven.prediction.opening)

@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 import secrets
 import shutil
-import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,9 +14,6 @@ from typing import Any
 import numpy as np
 
 from zkserve.encoding import (
-    FIELD_MODULUS,
-    OUTPUT_BOUND,
-    bytes32,
     canonical_json,
     circuit_id,
     manifest_circuit_id,
@@ -35,6 +31,16 @@ from zkserve.engines.base import (
     Srs,
 )
 from zkserve.engines.child import Answer, Child, never_cancelled, no_progress, run_child
+from zkserve.engines.ezkl.claims import (
+    check_length,
+    decode_opening,
+    fact,
+    from_instances,
+    input_size,
+    salt_shape,
+    to_instances,
+    weights_of,
+)
 from zkserve.engines.ezkl.inputs import NO_SALT, Opening, SaltShape, pack, quantise, unpack
 from zkserve.engines.ezkl.options import Options
 from zkserve.engines.ezkl.settings import Settings
@@ -59,6 +65,8 @@ FILES = {
 PUBLIC = frozenset({"settings", "verifying_key", "verifier_srs", "verifier_source"})
 """What verifying needs. The SRS is public too, but large and needed for proving only."""
 PLAN = "plan.json"
+SAMPLES = "calibration.npy"
+VERIFY_LIMITS = Limits(time_s=120.0, memory_bytes=4 << 30)
 _DEFAULT_LIMITS = Limits()
 
 
@@ -97,23 +105,22 @@ class EzklEngine:
         samples = calibration[np.unique(chosen)].astype(np.float32)
         out.mkdir(mode=0o700, parents=True, exist_ok=True)
         shutil.copyfile(model, out / FILES["model"])
-        with tempfile.TemporaryDirectory(prefix="zkserve-") as folder:
-            path = Path(folder, "calibration.npy")
-            np.save(path, samples)
-            tensors: dict[str, Any] = run_child(
-                STEPS + "compile_model",
-                limits=limits,
-                niceness=HEAVY_NICENESS,
-                progress=progress,
-                cancelled=cancelled,
-                model=str((out / FILES["model"]).resolve()),
-                calibration=str(path),
-                out=str(out.resolve()),
-                run_args=options.run_args(plan.input_mode),
-                salt_count=salt.count,
-                lookup_margin=options.lookup_margin,
-                max_logrows=options.max_logrows,
-            ).value
+        np.save(out / SAMPLES, samples)
+        tensors: dict[str, Any] = run_child(
+            STEPS + "compile_model",
+            limits=limits,
+            niceness=HEAVY_NICENESS,
+            progress=progress,
+            cancelled=cancelled,
+            model=str((out / FILES["model"]).resolve()),
+            calibration=str((out / SAMPLES).resolve()),
+            out=str(out.resolve()),
+            run_args=options.run_args(plan.input_mode),
+            salt_count=salt.count,
+            lookup_margin=options.lookup_margin,
+            max_logrows=options.max_logrows,
+        ).value
+        (out / SAMPLES).unlink()
         settings = Settings.read(out / FILES["settings"])
         if (settings.input_mode, settings.input_scale) != (plan.input_mode, options.scale):
             raise EngineFailed("ezkl compiled with another input mode or scale than was asked.")
@@ -182,17 +189,18 @@ class EzklEngine:
             files, opening.elements, None, limits=limits, progress=progress, cancelled=cancelled
         )
         output = TensorSpec(name=plan["output"]["name"], shape=tuple(plan["output"]["shape"]))
-        instances = trial.value["instances"]
-        committed = settings.input_mode is InputMode.COMMITTED
-        expected = (1 if committed else len(opening.values)) + 1 + output.size
-        if len(instances) != expected:
-            raise EngineFailed(f"the circuit has {len(instances)} instances; expected {expected}.")
+        weights = weights_of(
+            trial.value["instances"],
+            input_mode=settings.input_mode,
+            inputs=len(opening.values),
+            outputs=output.size,
+        )
         decided: dict[str, Any] = {
             "engine": self.name,
             "engine_version": self.version,
             "input_mode": settings.input_mode,
             "weights_mode": WeightsMode.HASHED,
-            "weights": f"0x{instances[1 if committed else 0]:064x}",
+            "weights": weights,
             "output_scale": settings.output_scale,
             "pins": {name: sha256_file(path) for name, path in sorted(files.items())},
         }
@@ -228,11 +236,11 @@ class EzklEngine:
         """Run the circuit on one input in the warm child; see :meth:`Engine.predict`."""
         manifest = bundle.manifest
         settings = Settings.read(self._pinned(bundle, "settings")["settings"])
-        shape = _salt_shape(manifest)
+        shape = salt_shape(manifest)
         opening = Opening(
             values=quantise(
                 inputs,
-                size=_input_size(manifest),
+                size=input_size(manifest),
                 scale=settings.input_scale,
                 bound=settings.element_bound,
             ),
@@ -243,7 +251,7 @@ class EzklEngine:
 
     def reopen(self, bundle: Bundle, opening: bytes) -> Prediction:
         """Run the circuit on what an opening holds; see :meth:`Engine.reopen`."""
-        return self._predict(bundle, _decode_opening(bundle.manifest, opening))
+        return self._predict(bundle, decode_opening(bundle.manifest, opening))
 
     def _predict(self, bundle: Bundle, opening: Opening) -> Prediction:
         manifest = bundle.manifest
@@ -254,20 +262,7 @@ class EzklEngine:
             compiled=str(files["compiled"].resolve()),
             elements=opening.elements,
         )
-        outputs = instances[-manifest.output.size :]
-        packed = (
-            pack(opening.values)
-            if manifest.input_mode is InputMode.PUBLIC
-            else instances[0].to_bytes(32, "big")
-        )
-        claim = Claim(
-            circuit_id=manifest.circuit_id,
-            weights=manifest.weights,
-            input=packed,
-            outputs=tuple(_signed(output) for output in outputs),
-        )
-        if _instances(manifest, claim) != instances:
-            raise BundleMismatch("the compiled model has other weights than the manifest says.")
+        claim = from_instances(manifest, opening, instances)
         return Prediction(claim=claim, opening=opening.encode())
 
     def prove(
@@ -282,8 +277,8 @@ class EzklEngine:
     ) -> Proof:
         """Prove a claim in a child of its own; see :meth:`Engine.prove`."""
         files = self._pinned(bundle, *(FILES.keys() - {"model", "verifier_source"}), "srs")
-        instances = _instances(bundle.manifest, claim)
-        opened = _decode_opening(bundle.manifest, opening)
+        instances = to_instances(bundle.manifest, claim)
+        opened = decode_opening(bundle.manifest, opening)
         answer = self._prove(
             files,
             opened.elements,
@@ -293,7 +288,7 @@ class EzklEngine:
             cancelled=cancelled,
         )
         data = bytes.fromhex(answer.value["proof"])
-        _check_length(bundle.manifest, data)
+        check_length(bundle.manifest, data)
         return Proof(
             data=data,
             prove_s=answer.wall_s,
@@ -302,7 +297,7 @@ class EzklEngine:
         )
 
     def verify(
-        self, bundle: Bundle, claim: Claim, proof: bytes, *, limits: Limits = _DEFAULT_LIMITS
+        self, bundle: Bundle, claim: Claim, proof: bytes, *, limits: Limits = VERIFY_LIMITS
     ) -> None:
         """Return if ``proof`` proves ``claim``; see :meth:`Engine.verify`."""
         files = self._pinned(bundle, "settings", "verifying_key", "verifier_srs")
@@ -313,8 +308,8 @@ class EzklEngine:
             manifest.output_scale,
         ):
             raise BundleMismatch("the manifest's input mode or output scale is not the circuit's.")
-        instances = _instances(manifest, claim)
-        _check_length(manifest, proof)
+        instances = to_instances(manifest, claim)
+        check_length(manifest, proof)
         run_child(
             STEPS + "verify",
             limits=limits,
@@ -329,8 +324,8 @@ class EzklEngine:
         """Return the real values of a packed public input; see :meth:`Engine.unpack_input`."""
         if manifest.input_mode is not InputMode.PUBLIC:
             raise InvalidInput("this circuit's inputs are committed, not public.")
-        integers = unpack(packed, size=_input_size(manifest))
-        scale = Scale(shift=int(manifest.facts["input_scale"]))
+        integers = unpack(packed, size=input_size(manifest))
+        scale = Scale(shift=fact(manifest, "input_scale"))
         values = np.array([scale.to_real(integer) for integer in integers], dtype=np.float32)
         back = [int(value) for value in values.astype(np.float64) * 2.0**scale.shift]
         if tuple(back) != integers:
@@ -339,7 +334,7 @@ class EzklEngine:
 
     def check_opening(self, manifest: CircuitManifest, claim: Claim, opening: bytes) -> list[float]:
         """Return the input that ``claim`` shows or commits to; see :meth:`Engine.check_opening`."""
-        opened = _decode_opening(manifest, opening)
+        opened = decode_opening(manifest, opening)
         if manifest.input_mode is InputMode.PUBLIC:
             expected = pack(opened.values)
         else:
@@ -414,61 +409,3 @@ class EzklEngine:
                 )
             files[name] = path
         return files
-
-
-def _instances(manifest: CircuitManifest, claim: Claim) -> list[int]:
-    """Return the circuit's public instances as the claim states them, in circuit order."""
-    if (claim.circuit_id, claim.weights) != (manifest.circuit_id, manifest.weights):
-        raise ProofInvalid("the claim is of another circuit or other weights.")
-    if len(claim.outputs) != manifest.output.size:
-        raise ProofInvalid(
-            f"the claim has {len(claim.outputs)} outputs; the circuit has {manifest.output.size}."
-        )
-    if any(abs(output) >= OUTPUT_BOUND for output in claim.outputs):
-        raise ProofInvalid("an output of the claim is outside ±2**127.")
-    weights = int.from_bytes(bytes32(claim.weights), "big")
-    if weights >= FIELD_MODULUS:
-        raise ProofInvalid("the weights commitment is not below the field's order.")
-    if manifest.input_mode is InputMode.PUBLIC:
-        try:
-            inputs = unpack(claim.input, size=_input_size(manifest))
-        except InvalidInput as exc:
-            raise ProofInvalid(exc.message) from exc
-        tied = [weights, *inputs]
-    else:
-        if len(claim.input) != 32:
-            raise ProofInvalid(f"an input commitment has 32 bytes, got {len(claim.input)}.")
-        commitment = int.from_bytes(claim.input, "big")
-        if commitment >= FIELD_MODULUS:
-            raise ProofInvalid("the input commitment is not below the field's order.")
-        tied = [commitment, weights]
-    return [value % FIELD_MODULUS for value in (*tied, *claim.outputs)]
-
-
-def _check_length(manifest: CircuitManifest, proof: bytes) -> None:
-    if len(proof) != manifest.facts.get("proof_bytes"):
-        raise ProofInvalid(
-            f"the proof has {len(proof)} bytes; proofs of this circuit have "
-            f"{manifest.facts.get('proof_bytes')}."
-        )
-
-
-def _decode_opening(manifest: CircuitManifest, opening: bytes) -> Opening:
-    return Opening.decode(
-        opening,
-        size=_input_size(manifest),
-        scale=int(manifest.facts["input_scale"]),
-        salt=_salt_shape(manifest),
-    )
-
-
-def _salt_shape(manifest: CircuitManifest) -> SaltShape:
-    return SaltShape(count=int(manifest.facts["salt_count"]), bits=int(manifest.facts["salt_bits"]))
-
-
-def _input_size(manifest: CircuitManifest) -> int:
-    return sum(spec.size for spec in manifest.inputs)
-
-
-def _signed(element: int) -> int:
-    return element - FIELD_MODULUS if element > FIELD_MODULUS // 2 else element

@@ -29,6 +29,7 @@ from zkserve.engines.ezkl.verifier_source import patch
 from zkserve.errors import (
     EngineFailed,
     InputOutOfRange,
+    InvalidInput,
     ModelRejected,
     ProofInvalid,
     ZkserveError,
@@ -108,10 +109,22 @@ def make_keys(*, folder: str, srs: str) -> None:
     Verification needs only the first group element and the two of G2, so ``verifier.srs`` is the
     SRS cut to size 1: log2 of its size (4 bytes), the generator twice (as the one power and the one
     Lagrange element), then the G2 elements as in the full file: 388 bytes.
+
+    Raises:
+        InvalidInput: the SRS file is too small or has another form.
+
     """
     at = Path(folder)
+    logrows = Settings.read(at / "settings.json").logrows
     with Path(srs).open("rb") as file:
-        file.seek(4)
+        log_size = int.from_bytes(file.read(4), "little")
+        size_bytes = 4 + (2 * _SRS_POINT_BYTES << min(log_size, 40)) + _SRS_TAIL_BYTES
+        if logrows > log_size or Path(srs).stat().st_size != size_bytes:
+            raise InvalidInput(
+                f"the SRS file is broken or too small: it says it has 2^{log_size} points; the "
+                f"circuit needs 2^{logrows}.",
+                remedy="Use an SRS of at least that size.",
+            )
         generator = file.read(_SRS_POINT_BYTES)
         file.seek(-_SRS_TAIL_BYTES, os.SEEK_END)
         tail = file.read()
