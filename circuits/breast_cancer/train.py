@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from model import FEATURES, BreastCancer
+from model import BreastCancer
 from safetensors.torch import save_file
 from sklearn.datasets import load_breast_cancer
 from sklearn.model_selection import train_test_split
@@ -18,6 +18,7 @@ from torch import nn
 
 SEED = 0
 STEPS = 150
+CALIBRATION = 128
 FOLDER = Path(__file__).parent
 
 
@@ -56,8 +57,8 @@ def main() -> None:
     save_file(model.state_dict(), FOLDER / "weights.safetensors")
     np.savez_compressed(
         FOLDER / "samples" / "samples.npz",
-        calibration=train_x.reshape(-1, FEATURES),
-        held_out=held_out_x.reshape(-1, FEATURES),
+        calibration=train_x[:CALIBRATION],
+        held_out=held_out_x,
         labels=held_out_y.astype(np.int64),
     )
     with torch.no_grad():
