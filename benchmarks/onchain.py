@@ -1,0 +1,157 @@
+"""Gas of verifying a proof in a transaction of its own, on a fresh local chain."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from eth_abi.abi import encode
+from eth_account import Account
+from eth_utils.abi import function_signature_to_4byte_selector
+
+from benchmarks.local import POLL_S, await_answer, free_port
+from zkserve.chain import deploy, evm
+from zkserve.chain.interfaces import interface
+from zkserve.chain.rpc import Chain, Inclusion
+from zkserve.chain.transaction import Transaction
+from zkserve.encoding import bytes32, hex_bytes, to_hex
+from zkserve.processes import Processes
+from zkserve.types import CircuitManifest, Claim, InputMode
+
+ROOT = Path(__file__).resolve().parent.parent
+SOLC = str(ROOT / "contracts/tools/solc")
+_GAS_LIMIT = 12_000_000
+_FUNDS_WEI = 10**20
+_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalChain:
+    """A fresh anvil; ``hardfork`` prices the gas."""
+
+    chain: Chain
+    hardfork: str
+
+    def verify_raw(self, source: str, proof: bytes, instances: list[int]) -> dict[str, int]:
+        """Deploy a generated verifier and let it verify."""
+        deployed = self._send(None, evm.compile_verifier(source, SOLC))
+        address = _created(deployed)
+        return {
+            "deploy_gas": deployed.gas_used,
+            "code_bytes": len(self.chain.code(address)),
+            "verify_raw_gas": self._send(address, _raw_call(proof, instances)).gas_used,
+        }
+
+    def verify_through_adapter(
+        self,
+        source: str,
+        manifest: CircuitManifest,
+        claim: Claim,
+        proof: bytes,
+        instances: list[int],
+    ) -> dict[str, int]:
+        """Deploy a generated verifier and our adapter over it; verify by both."""
+        created: list[tuple[str, Inclusion]] = []
+
+        def create(_: str, code: bytes) -> str:
+            inclusion = self._send(None, code)
+            created.append((_created(inclusion), inclusion))
+            return created[-1][0]
+
+        committed = manifest.input_mode is InputMode.COMMITTED
+        adapter = deploy.deploy_verifier(
+            self.chain,
+            create,
+            evm.compile_verifier(source, SOLC),
+            circuit_id=manifest.circuit_id,
+            weights=manifest.weights,
+            committed_input=committed,
+            input_count=1 if committed else sum(spec.size for spec in manifest.inputs),
+            output_count=manifest.output.size,
+            proof_length=len(proof),
+        )
+        raw = created[0][0]
+        arguments = (
+            (
+                bytes32(claim.circuit_id),
+                bytes32(claim.weights),
+                claim.input,
+                list(claim.outputs),
+            ),
+            proof,
+        )
+        contract = self.chain.contract(adapter, interface(deploy.ADAPTER).abi)
+        call = hex_bytes(contract.encode_abi("verify", list(arguments)))
+        return {
+            "deploy_gas": sum(inclusion.gas_used for _, inclusion in created),
+            "code_bytes": len(self.chain.code(raw)),
+            "verify_raw_gas": self._send(raw, _raw_call(proof, instances)).gas_used,
+            "verify_gas": self._send(adapter, call).gas_used,
+        }
+
+    def _send(self, to: str | None, data: bytes) -> Inclusion:
+        signed = self.chain.sign(
+            Transaction(
+                nonce=self.chain.nonce(self.chain.signer),
+                to=to,
+                data=data,
+                value_wei=0,
+                gas=_GAS_LIMIT,
+                fees=self.chain.fees(),
+            )
+        )
+        self.chain.broadcast(signed.raw)
+        end = time.monotonic() + _TIMEOUT_S
+        while (inclusion := self.chain.inclusion(signed.hash)) is None:
+            if time.monotonic() > end:
+                raise TimeoutError("a transaction was not mined")
+            time.sleep(POLL_S)
+        if not inclusion.succeeded:
+            raise RuntimeError("a transaction reverted: the proof did not verify on chain")
+        return inclusion
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[LocalChain]:
+    """Run anvil on loopback with a funded account; ``folder`` takes its log."""
+    anvil = shutil.which("anvil", path=str(ROOT / "contracts/node_modules/.bin"))
+    if anvil is None:
+        raise FileNotFoundError("anvil is missing: run `make setup`")
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    account = Account.create()
+    with Processes(folder) as processes, httpx.Client(base_url=url, trust_env=False) as http:
+        processes.start(
+            "anvil", [anvil, "--host", "127.0.0.1", "--port", str(port), "--accounts", "1"]
+        )
+
+        def call(method: str, *parameters: object) -> Any:
+            body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": parameters}
+            try:
+                return http.post("/", json=body).json().get("result")
+            except httpx.TransportError:
+                return None
+
+        node = await_answer(
+            processes, "anvil", lambda: call("anvil_nodeInfo"), timeout_s=_TIMEOUT_S
+        )
+        call("anvil_setBalance", account.address, hex(_FUNDS_WEI))
+        chain = Chain(url, signer_key=to_hex(bytes(account.key)))
+        yield LocalChain(chain=chain, hardfork=str(node["hardFork"]).lower())
+
+
+def _created(inclusion: Inclusion) -> str:
+    if inclusion.contract is None:
+        raise RuntimeError("no contract was created")
+    return inclusion.contract
+
+
+def _raw_call(proof: bytes, instances: list[int]) -> bytes:
+    selector = function_signature_to_4byte_selector("verifyProof(bytes,uint256[])")
+    return selector + encode(["bytes", "uint256[]"], [proof, instances])

@@ -1,0 +1,159 @@
+"""The README's tables, made from the raw results and from nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+README = HERE / "README.md"
+WAYS = {"zkserve": "zkserve", "plain_ezkl": "plain ezkl"}
+
+
+def vs_plain_ezkl(result: dict[str, Any]) -> str:
+    """Return the comparison as Markdown, a column for each way to prove each model."""
+    columns = [
+        (f"{model['model']}, {title}", model, model["configurations"][way])
+        for model in result["models"]
+        for way, title in WAYS.items()
+    ]
+    rows: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
+        ("prove, s", lambda c: _spread([p["prove_s"] for p in c["proofs"]], 2)),
+        ("prove, CPU-s", lambda c: _spread([p["cpu_s"] for p in c["proofs"]], 2)),
+        ("prove, peak RSS, MB", lambda c: _middle(p["peak_rss_bytes"] / 1e6 for p in c["proofs"])),
+        ("compile and calibrate, s (once)", lambda c: f"{c['compile_s']:.1f}"),
+        ("set up, s (once)", lambda c: f"{c['setup_s']:.1f}"),
+        ("proving key, MB", lambda c: f"{c['pk_bytes'] / 1e6:.1f}"),
+        ("verifying key, bytes", lambda c: f"{c['vk_bytes']:,}"),
+        ("proof, bytes", lambda c: f"{c['proof_bytes']:,}"),
+        ("verify, ms", lambda c: _spread(c["verify_ms"], 1)),
+        ("log2 rows", lambda c: str(c["settings"]["logrows"])),
+        ("columns × base ^ digits", _shape),
+        ("input scale, bits", lambda c: str(c["settings"]["input_scale"])),
+        ("max. difference from the float model", lambda c: f"{c['agreement']['max_abs']:.2g}"),
+        ("accuracy, float model", lambda c: _percent(c["agreement"]["float_accuracy"])),
+        ("accuracy, circuit", lambda c: _percent(c["agreement"]["circuit_accuracy"])),
+        ("held-out samples it cannot compute", _failed),
+        ("gas, verify on chain (zkserve: by its adapter)", _gas),
+        ("gas, raw verifier alone", lambda c: _amount(c, "verify_raw_gas")),
+        ("gas, deploying (zkserve: adapter too)", lambda c: _amount(c, "deploy_gas")),
+        ("verifier's code, bytes", lambda c: _amount(c, "code_bytes")),
+    ]
+    lines = [
+        "| | " + " | ".join(title for title, _, _ in columns) + " |",
+        "| --- |" + " ---: |" * len(columns),
+        "| runs | " + " | ".join(str(model["runs"]) for _, model, _ in columns) + " |",
+    ]
+    for title, cell in rows:
+        cells = " | ".join(cell(configuration) for _, _, configuration in columns)
+        lines.append(f"| {title} | {cells} |")
+    return "\n".join([*lines, "", _measured_on(result)])
+
+
+def service_overhead(result: dict[str, Any]) -> str:
+    """Return what the service adds to the engine, as Markdown."""
+    latency = result["infer_ms"]
+    lines = ["| | p50 | p99 | requests |", "| --- | ---: | ---: | ---: |"]
+    for name, title in (("idle", "infer, idle, ms"), ("proving", "infer while a proof runs, ms")):
+        values = latency[name]
+        cells = f"{percentile(values, 50):.1f} | {percentile(values, 99):.1f} | {len(values)}"
+        lines.append(f"| {title} | {cells} |")
+    jobs = result["jobs"]
+    over = [job["job_s"] - job["prove_s"] for job in jobs]
+    lines += [
+        "",
+        "| | |",
+        "| --- | ---: |",
+        f"| job, from request to receipt, s | {_spread([job['job_s'] for job in jobs], 2)} |",
+        f"| of it the engine's proof, s | {_spread([job['prove_s'] for job in jobs], 2)} |",
+        f"| the difference, s | {_spread(over, 2)} |",
+        f"| jobs | {len(jobs)} |",
+        f"| API process, peak RSS, MB | {result['api_peak_rss_bytes'] / 1e6:.0f} |",
+        f"| worker process, peak RSS, MB | {result['worker_peak_rss_bytes'] / 1e6:.0f} |",
+    ]
+    return "\n".join([*lines, "", _measured_on(result)])
+
+
+TABLES = {"vs_plain_ezkl": vs_plain_ezkl, "service_overhead": service_overhead}
+
+
+def read(name: str) -> dict[str, Any]:
+    """Return the raw results that are checked in."""
+    result: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return result
+
+
+def section(name: str, readme: str) -> str:
+    """Return what stands in the README between the marks of a table."""
+    return readme.partition(_start(name))[2].partition(_end(name))[0].strip()
+
+
+def rewrite(name: str) -> None:
+    """Put the table of the checked-in results into the README."""
+    before, start, rest = README.read_text().partition(_start(name))
+    _, end, after = rest.partition(_end(name))
+    if not start or not end:
+        raise ValueError(f"{README.name} has no place for {name}")
+    table = TABLES[name](read(name))
+    README.write_text(f"{before}{start}\n{table}\n{end}{after}")
+
+
+def percentile(values: Sequence[float], percent: int) -> float:
+    """Return the smallest value that ``percent`` of all do not exceed (nearest rank)."""
+    ordered = sorted(values)
+    return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
+
+
+def _start(name: str) -> str:
+    return f"<!-- table: {name} -->"
+
+
+def _end(name: str) -> str:
+    return f"<!-- end: {name} -->"
+
+
+def _measured_on(result: dict[str, Any]) -> str:
+    hardware, software = result["hardware"], result["software"]
+    fork = f", gas as of {result['hardfork']}" if "hardfork" in result else ""
+    return (
+        f"Measured {result['date']}: {hardware['cores']} cores of {hardware['cpu']}, "
+        f"{hardware['memory_gib']} GiB, no GPU; {software['os']}, Python {software['python']}, "
+        f"ezkl {software['ezkl']}{fork}. Median (minimum to maximum)."
+    )
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    low, middle, high = min(values), median(values), max(values)
+    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def _middle(values: Any) -> str:
+    return f"{median(values):.0f}"
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.2f} %"
+
+
+def _shape(configuration: dict[str, Any]) -> str:
+    s = configuration["settings"]
+    return f"{s['num_inner_cols']} × {s['decomp_base']} ^ {s['decomp_legs']}"
+
+
+def _failed(configuration: dict[str, Any]) -> str:
+    agreement = configuration["agreement"]
+    return f"{agreement['failed']} of {agreement['samples']}"
+
+
+def _gas(configuration: dict[str, Any]) -> str:
+    gas = configuration["gas"]
+    return "–" if gas is None else f"{gas.get('verify_gas', gas['verify_raw_gas']):,}"
+
+
+def _amount(configuration: dict[str, Any], name: str) -> str:
+    gas = configuration["gas"]
+    return "–" if gas is None else f"{gas[name]:,}"
