@@ -7,17 +7,23 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import httpx
+import numpy as np
 import pytest
+from eth_utils.address import to_checksum_address
 from fastapi import FastAPI
 
 from tests.bodies import body
 from tests.fakes import FakeEngine
+from zkserve import prove
 from zkserve.api import create_app
-from zkserve.errors import InvalidInput, NotFound
+from zkserve.encoding import to_hex
+from zkserve.engines.base import Limits
+from zkserve.errors import InvalidInput, NotFound, ProofInvalid
 from zkserve.node import Node
-from zkserve.store import keys
+from zkserve.receipt import receipt_from_dict
+from zkserve.store import jobs, keys
 from zkserve.store.queue import JobQueue
-from zkserve.store.tables import VersionRow
+from zkserve.store.tables import RequestRow, VersionRow
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -105,7 +111,7 @@ def test_a_revoked_key_is_not_found(node: Node) -> None:
             keys.revoke(session, "nothing")
 
 
-@pytest.mark.parametrize("tenant", ["", "x" * 64, "anonymous", "a\nb"])
+@pytest.mark.parametrize("tenant", ["", "x" * 64, "anonymous", "chain", "a\nb"])
 def test_unusable_tenants_are_refused(node: Node, tenant: str) -> None:
     with node.database.session() as session, pytest.raises(InvalidInput):
         keys.create(session, tenant)
@@ -175,6 +181,7 @@ async def test_every_path_is_either_public_or_needs_a_key(locked: httpx.AsyncCli
         "/v2/models/{model}/versions/{version}/ready",
         "/v1/circuits/{circuit_id}",
         "/v1/artifacts/{digest}",
+        "/v1/requests/{chain_id}/{market}/{request_id}",
         "/metrics",
     }
 
@@ -233,3 +240,63 @@ async def test_two_keys_of_one_tenant_see_the_same(locked: httpx.AsyncClient, no
     answer = (await locked.post(INFER, json=body(), headers=first)).json()
     path = f"/v1/proofs/{answer['parameters']['proof_id']}"
     assert (await locked.get(path, headers=second)).status_code == 200
+
+
+async def test_anybody_may_look_at_what_was_ordered_on_chain(
+    locked: httpx.AsyncClient, node: Node, queue: JobQueue, version: VersionRow
+) -> None:
+    prediction = prove.predict(node, version, np.array([1, 2, 3, 4], np.float32))
+    job = prove.accept(
+        node,
+        queue,
+        version,
+        prediction,
+        tenant=keys.ON_CHAIN,
+        idempotency_key=None,
+        request_sha256=None,
+        max_open_jobs=9,
+    )
+    market = "0x" + "aB" * 20
+    with node.database.session() as session:
+        session.add(
+            RequestRow(
+                chain_id=31337,
+                market=to_checksum_address(market),
+                request_id=7,
+                job_id=job.id,
+                input=to_hex(prediction.claim.input),
+                requester=market,
+                price_wei="1",
+                deadline=1,
+                block=1,
+                block_hash="0x" + "00" * 32,
+            )
+        )
+    found = (await locked.get(f"/v1/requests/31337/{market.lower()}/7")).json()
+    path = found["links"]["self"]
+    assert path == f"/v1/proofs/{job.id}"
+    prove.prove(node, job.id, limits=Limits(), cancelled=lambda: False)
+    ada = bearer(new_key(node, "ada"))
+    for headers in ({}, ada):
+        assert (await locked.get(path, headers=headers)).json()["state"] == "verified"
+        receipt = (await locked.get(f"{path}/receipt", headers=headers)).json()
+        assert receipt_from_dict(receipt).claim == prediction.claim
+    assert (await locked.delete(path)).status_code == 401
+    assert (await locked.delete(path, headers=ada)).status_code == 404, "looking is not touching"
+    assert (await locked.get("/v1/proofs", headers=ada)).json() == {"proofs": []}
+    with node.database.session() as session:
+        jobs.fail(session, jobs.get(session, job.id), ProofInvalid("over."))
+    assert "event: failed" in (await locked.get(f"{path}/events")).text
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/v1/requests/1/0x" + "0" * 40 + "/7", 404),
+        ("/v1/requests/1/0x0/7", 422),
+        ("/v1/requests/x/0x" + "0" * 40 + "/7", 422),
+        ("/v1/requests/1/0x" + "0" * 40 + f"/{1 << 64}", 422),
+    ],
+)
+async def test_unknown_orders(locked: httpx.AsyncClient, path: str, status: int) -> None:
+    assert (await locked.get(path)).status_code == status

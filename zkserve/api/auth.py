@@ -14,23 +14,18 @@ from zkserve.store import keys
 _bearer = HTTPBearer(auto_error=False, description="An API key: zk_<prefix>_<secret>")
 
 
-def tenant(
+def viewer(
     service: ServiceDep,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-) -> str:
-    """Return the caller's tenant; runs in a thread.
+) -> str | None:
+    """Return the caller's tenant, None without a key where one is required; runs in a thread.
 
     Raises:
-        Unauthorized: the key is wrong or revoked, or none was given where one is required.
+        Unauthorized: the key is wrong or revoked.
 
     """
     if credentials is None:
-        if service.require_api_key:
-            raise Unauthorized(
-                "This service needs an API key.",
-                remedy="Send it as `Authorization: Bearer zk_…`; `zkserve keys create` makes one.",
-            )
-        return keys.ANONYMOUS
+        return None if service.require_api_key else keys.ANONYMOUS
     with service.node.database.snapshot() as session:
         row = keys.find(session, credentials.credentials)
     if row is None:
@@ -40,4 +35,31 @@ def tenant(
     return row.tenant
 
 
+async def tenant(viewer: Annotated[str | None, Depends(viewer)]) -> str:
+    """Return the caller's tenant.
+
+    Raises:
+        Unauthorized: no key was given where one is required.
+
+    """
+    return require(viewer)
+
+
+def require(viewer: str | None) -> str:
+    """Return ``viewer`` if it is somebody.
+
+    Raises:
+        Unauthorized: it is None.
+
+    """
+    if viewer is None:
+        raise Unauthorized(
+            "This service needs an API key.",
+            remedy="Send it as `Authorization: Bearer zk_…`; `zkserve keys create` makes one.",
+        )
+    return viewer
+
+
 Tenant = Annotated[str, Depends(tenant)]
+Viewer = Annotated[str | None, Depends(viewer)]
+"""For what includes the public: see :func:`require` for the rest."""

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from zkserve import prove
 from zkserve.api import schemas
-from zkserve.api.auth import Tenant
+from zkserve.api.auth import Tenant, Viewer, require
 from zkserve.api.inference import RETRY_AFTER_S
 from zkserve.api.schemas import ProofId
 from zkserve.api.service import Service, ServiceDep
@@ -43,15 +43,21 @@ _EVENT_STREAM: dict[int | str, dict[str, Any]] = {
 }
 
 
-def _visible(session: Session, tenant: str, proof_id: str) -> JobRow:
-    return _of(session, proof_id, tenant, keys.ON_CHAIN)
+def _visible(session: Session, viewer: str | None, proof_id: str) -> JobRow:
+    try:
+        job = jobs.get(session, proof_id)
+        if job.tenant == keys.ON_CHAIN:
+            return job
+    except NotFound:
+        require(viewer)
+        raise
+    return _checked(job, require(viewer))
 
 
-def _of(session: Session, proof_id: str, *tenants: str) -> JobRow:
-    job = jobs.get(session, proof_id)
-    if job.tenant not in tenants:
+def _checked(job: JobRow, tenant: str) -> JobRow:
+    if job.tenant != tenant:
         # Exactly what an unknown id gets: whether another tenant has it is not to be learnt.
-        raise NotFound(f"There is no job {proof_id!r}.")
+        raise NotFound(f"There is no job {job.id!r}.")
     return job
 
 
@@ -73,11 +79,11 @@ def list_proofs(
 
 @router.get("/v1/proofs/{proof_id}")
 def get_proof(
-    service: ServiceDep, tenant: Tenant, proof_id: ProofId, response: Response
+    service: ServiceDep, viewer: Viewer, proof_id: ProofId, response: Response
 ) -> schemas.ProofJob:
     """Return a proof job as it stands."""
     with service.node.database.snapshot() as session:
-        job = proof_resource(session, _visible(session, tenant, proof_id))
+        job = proof_resource(session, _visible(session, viewer, proof_id))
     if not job.final:
         response.headers["Retry-After"] = str(RETRY_AFTER_S)
     return job
@@ -87,17 +93,17 @@ def get_proof(
 def cancel_proof(service: ServiceDep, tenant: Tenant, proof_id: ProofId) -> schemas.ProofJob:
     """Cancel a proof job; a conflict where it has gone too far or ended otherwise."""
     with service.node.database.snapshot() as session:
-        _of(session, proof_id, tenant)
+        _checked(jobs.get(session, proof_id), tenant)
     cancelled = prove.cancel(service.node, service.queue, proof_id)
     with service.node.database.snapshot() as session:
         return proof_resource(session, cancelled)
 
 
 @router.get("/v1/proofs/{proof_id}/receipt")
-def get_receipt(service: ServiceDep, tenant: Tenant, proof_id: ProofId) -> JSONResponse:
+def get_receipt(service: ServiceDep, viewer: Viewer, proof_id: ProofId) -> JSONResponse:
     """Return the receipt of a verified proof; a conflict while there is none."""
     with service.node.database.snapshot() as session:
-        job = _visible(session, tenant, proof_id)
+        job = _visible(session, viewer, proof_id)
         if job.proof is None:
             final = JobState(job.state).final
             raise Conflict(
@@ -111,9 +117,9 @@ def get_receipt(service: ServiceDep, tenant: Tenant, proof_id: ProofId) -> JSONR
     return JSONResponse(receipt_to_dict(receipt))
 
 
-def _job_to_follow(service: ServiceDep, tenant: Tenant, proof_id: ProofId) -> str:
+def _job_to_follow(service: ServiceDep, viewer: Viewer, proof_id: ProofId) -> str:
     with service.node.database.snapshot() as session:
-        return _visible(session, tenant, proof_id).id
+        return _visible(session, viewer, proof_id).id
 
 
 @router.get(
