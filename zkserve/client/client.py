@@ -388,11 +388,12 @@ def _proof_path(proof_id: str) -> str:
 
 
 def _plain(numbers: Any) -> list[Any]:
-    try:
-        # Arrays say tolist(); to import their library only to recognise them would cost everyone.
-        plain = numbers.tolist() if hasattr(numbers, "tolist") else list(numbers)
-    except TypeError:
-        plain = None
+    plain = None
+    if hasattr(numbers, "tolist"):
+        # An array; to import its library only to recognise it would cost everyone.
+        plain = numbers.tolist()
+    elif isinstance(numbers, Sequence) and not isinstance(numbers, (str, bytes)):
+        plain = list(numbers)
     if not isinstance(plain, list) or not plain:
         raise InvalidInput(
             f"Expected a list of numbers, got an empty one or a {type(numbers).__name__}.",
