@@ -63,7 +63,9 @@ def test_relative_links_lead_somewhere(page: Path):
 
 def test_a_broken_link_is_noticed():
     page = ROOT / "docs" / "concepts.md"
-    text = "[a](nowhere.md) [b](security.md#nothing) [c](security.md#what-is-not-proven) [d](#the-words)"
+    text = (
+        "[a](nowhere.md) [b](security.md#nothing) [c](security.md#what-is-proven) [d](#the-words)"
+    )
     assert broken_links(page, text) == ["nowhere.md", "security.md#nothing"]
 
 
@@ -98,6 +100,19 @@ def test_tests_that_are_named_exist(page: Path):
         assert f"function {name}(" in (ROOT / "contracts/test" / file).read_text(), (
             f"{file} has no {name}"
         )
+
+
+def test_solidity_that_is_quoted_is_in_its_file():
+    quotes = [
+        quote
+        for page in PAGES
+        for quote in re.findall(
+            r"<!-- from: (\S+) -->\n```solidity\n(.*?)```", page.read_text(), re.S
+        )
+    ]
+    assert quotes
+    for file, code in quotes:
+        assert code in (ROOT / file).read_text(), f"{file} reads otherwise than:\n{code}"
 
 
 def test_every_decision_is_in_the_index():
