@@ -215,7 +215,7 @@ def record_failure(
             again = job.error_code != ProofInvalid.code
         else:
             again = isinstance(error, EngineFailed) and job.attempts + 1 < attempts
-        if not again:
+        if not again or JobState.RETRY not in jobs.NEXT[JobState(job.state)]:
             jobs.fail(session, job, error)
             return
         jobs.fail(session, job, error, JobState.RETRY)

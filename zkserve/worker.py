@@ -23,7 +23,7 @@ from typing import TypeVar
 
 from dbos import DBOS
 
-from zkserve import log, prove
+from zkserve import fulfil, log, prove
 from zkserve.chain.rpc import Chain
 from zkserve.encoding import sha256_hex
 from zkserve.engines.base import Limits
@@ -71,7 +71,7 @@ class Worker:
         attempts: Prover errors after which a job fails for good.
         chain: Where orders are followed and settled; None: only HTTP jobs are served.
         market: Address of the PredictionMarket on ``chain``.
-        confirmations: Blocks to stay behind the head when following.
+        confirmations: Blocks to stay behind the head, on chains without a safe tag.
         poll_s: Seconds between looks at the chain.
 
     """
@@ -175,8 +175,6 @@ class Worker:
             self._persistently(job_id, lambda: prove.deliver(self._node, self._queue, job_id))
 
     def _fulfil(self, job_id: str, attempt: int) -> None:
-        from zkserve import fulfil  # web3 only where there is a chain: it is half the memory
-
         ready = False
 
         def prepare() -> None:
@@ -193,8 +191,6 @@ class Worker:
         self._persistently(job_id, lambda: prove.forget_input(self._node, job_id))
 
     def _settle(self, job_id: str, attempt: int) -> None:
-        from zkserve import fulfil  # as above
-
         chain = self._chain
         if chain is None:
             raise Conflict("A worker without a chain took an order to settle.")
@@ -203,7 +199,7 @@ class Worker:
         def settle() -> None:
             nonlocal final
             try:
-                final = fulfil.settle(self._node, chain, job_id)
+                final = fulfil.settle(self._node, chain, job_id, confirmations=self._confirmations)
             except (ZkserveError, OSError):
                 raise
             except Exception as exc:
@@ -218,8 +214,6 @@ class Worker:
         self._persistently(job_id, lambda: prove.forget_input(self._node, job_id))
 
     def _watch(self, chain: Chain) -> None:
-        from zkserve import fulfil  # as above
-
         delay_s = self._poll_s
         while not self._stopping.wait(delay_s):
             try:

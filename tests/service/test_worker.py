@@ -134,6 +134,7 @@ def test_a_worker_killed_mid_proof_and_restarted_finishes_the_job(
     assert _stop(worker) == 0
 
 
+@pytest.mark.e2e
 @_SQLITE
 def test_a_worker_told_to_stop_leaves_its_job_to_the_next(
     node: Node, start: Start, accept: Accept, tmp_path: Path
@@ -149,6 +150,7 @@ def test_a_worker_told_to_stop_leaves_its_job_to_the_next(
     _check_proven_once(node, job.id)
 
 
+@pytest.mark.e2e
 @_SQLITE
 @pytest.mark.parametrize("state", ["verified", "stored"])
 def test_a_worker_killed_between_steps_goes_on_from_there(
@@ -182,6 +184,7 @@ def test_cancelling_frees_the_worker_for_the_next_job(
     assert _states(node, second.id) == ["accepted", "cancelled"]
 
 
+@pytest.mark.e2e
 @_SQLITE
 def test_a_prover_that_recovers_costs_attempts_only(
     node: Node, start: Start, accept: Accept
@@ -201,6 +204,7 @@ def test_a_prover_that_recovers_costs_attempts_only(
     assert _row(node, job.id).attempts == 1
 
 
+@pytest.mark.e2e
 @_SQLITE
 def test_one_executor_id_serves_one_worker(start: Start, accept: Accept, node: Node) -> None:
     job = accept()
@@ -210,7 +214,7 @@ def test_one_executor_id_serves_one_worker(start: Start, accept: Accept, node: N
     assert start(executor_id="worker-2").poll() is None
 
 
-@pytest.mark.parametrize("committed", [True, False])
+@pytest.mark.parametrize("committed", [pytest.param(True, marks=pytest.mark.e2e), False])
 def test_the_api_killed_after_the_commit_has_kept_its_promise(
     node: Node, version: VersionRow, start: Start, committed: bool
 ) -> None:

@@ -1,0 +1,310 @@
+"""The worker's stages in this process, without the job engine; the kill tests have the rest."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests import fakes
+from zkserve import fulfil, prove, worker
+from zkserve.chain.rpc import Chain
+from zkserve.engines.base import Limits
+from zkserve.errors import (
+    ChainError,
+    EngineFailed,
+    InputOutOfRange,
+    ProofInvalid,
+    Unavailable,
+    ZkserveError,
+)
+from zkserve.node import Node
+from zkserve.store import jobs
+from zkserve.store.queue import JobQueue
+from zkserve.store.tables import JobRow, RequestRow, VersionRow
+from zkserve.types import JobState
+from zkserve.worker import Worker
+
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+@pytest.fixture
+def make(node: Node, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Worker]:
+    monkeypatch.setattr(worker, "_FIRST_BACK_OFF_S", 0.0)
+
+    def make(**options: Any) -> Worker:
+        defaults: dict[str, Any] = {
+            "executor_id": "worker-1",
+            "application_version": "1",
+            "threads": 1,
+            "limits": Limits(time_s=30),
+            "attempts": 2,
+            "chain": Chain("http://127.0.0.1:9"),
+            "poll_s": 0.0,
+        }
+        return Worker(node, **(defaults | options))
+
+    return make
+
+
+@pytest.fixture
+def job(node: Node, queue: JobQueue, version: VersionRow, engine: fakes.FakeEngine) -> JobRow:
+    del engine
+    return prove.accept(
+        node,
+        queue,
+        version,
+        prove.predict(node, version, np.ones(fakes.ELEMENTS, np.float32)),
+        tenant="acme",
+        idempotency_key=None,
+        request_sha256=None,
+        max_open_jobs=9,
+    )
+
+
+@pytest.fixture
+def order(node: Node, queue: JobQueue, version: VersionRow, job: JobRow) -> JobRow:
+    """An on-chain order without an input; ``job`` lends it one."""
+    del job
+    with node.database.session() as session:
+        ordered = jobs.add(session, version_id=version.id, tenant="chain")
+        session.add(
+            RequestRow(
+                chain_id=31337,
+                market="0x" + "ab" * 20,
+                request_id=1,
+                job_id=ordered.id,
+                input="0x",
+                requester="0x" + "cd" * 20,
+                price_wei="1",
+                deadline=2**40,
+                block=1,
+                block_hash="0x" + "ef" * 32,
+            )
+        )
+        queue.enqueue(session, "fulfil", "chain", ordered.id)
+    return ordered
+
+
+def _row(node: Node, job: JobRow) -> JobRow:
+    with node.database.snapshot() as session:
+        return jobs.get(session, job.id)
+
+
+def _enqueued(queue: JobQueue, job: JobRow) -> list[str]:
+    found = queue._client.list_workflows(status=["ENQUEUED", "DELAYED"], workflow_id_prefix=job.id)
+    return sorted(workflow.workflow_id.removeprefix(job.id) for workflow in found)
+
+
+def _raising(errors: list[Exception], then: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*arguments: Any, **options: Any) -> Any:
+        if errors:
+            raise errors.pop(0)
+        return then(*arguments, **options)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "error",
+    [Unavailable("The database did not answer."), OSError(28, "No space left on device")],
+)
+def test_what_is_down_costs_no_attempt(
+    node: Node,
+    job: JobRow,
+    make: Callable[..., Worker],
+    engine: fakes.FakeEngine,
+    error: Exception,
+) -> None:
+    engine.failures = [error] * 5
+    make()._prove(job.id, 0)
+    assert (_row(node, job).state, _row(node, job).attempts) == (JobState.DONE, 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (EngineFailed("it broke."), "engine-failed"),
+        (ProofInvalid("it came out wrong."), "proof-invalid"),
+        (FileNotFoundError(2, "No such file"), "engine-failed"),
+        (ZeroDivisionError("private detail"), "engine-failed"),
+    ],
+)
+def test_what_breaks_is_tried_once_more_and_then_failed(
+    node: Node,
+    queue: JobQueue,
+    job: JobRow,
+    make: Callable[..., Worker],
+    engine: fakes.FakeEngine,
+    error: Exception,
+    code: str,
+) -> None:
+    engine.failures = [error, error]
+    make()._prove(job.id, 0)
+    assert (_row(node, job).state, _enqueued(queue, job)) == (JobState.RETRY, ["", ".prove.1"])
+    make()._prove(job.id, 0)  # resumed after a death in between: the new attempt has its own
+    assert _row(node, job).state == JobState.RETRY
+    make()._prove(job.id, 1)
+    failed = _row(node, job)
+    assert (failed.state, failed.error_code, failed.attempts) == (JobState.FAILED, code, 2)
+    assert "private detail" not in (failed.error_message or "")
+    assert _enqueued(queue, job) == ["", ".prove.1"]
+
+
+def test_bad_input_is_not_tried_again(
+    node: Node, job: JobRow, make: Callable[..., Worker], engine: fakes.FakeEngine
+) -> None:
+    engine.failures = [InputOutOfRange("too large.")]
+    make()._prove(job.id, 0)
+    assert (_row(node, job).state, _row(node, job).error_code) == (
+        JobState.FAILED,
+        "input-out-of-range",
+    )
+
+
+def test_a_stopping_worker_ends_no_job(
+    node: Node, job: JobRow, make: Callable[..., Worker], engine: fakes.FakeEngine
+) -> None:
+    stopping = make()
+    engine.prove_s = 60.0
+    threading.Timer(1.0, stopping._stopping.set).start()
+    with pytest.raises(worker._Stopped):
+        stopping._prove(job.id, 0)
+    assert (_row(node, job).state, _row(node, job).attempts) == (JobState.PROVING, 0)
+    assert not isinstance(worker._Stopped(), Exception)  # the job engine records exceptions
+
+
+def test_an_order_waits_for_its_input_and_is_then_proved(
+    node: Node,
+    queue: JobQueue,
+    job: JobRow,
+    order: JobRow,
+    make: Callable[..., Worker],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks: Iterator[bool] = iter([False, False, True])
+
+    def prepare(node: Node, job_id: str) -> bool:
+        ready = next(looks)
+        if ready:
+            with node.database.session() as session:
+                row = jobs.get(session, job_id)
+                row.claim, row.opening = job.claim, job.opening
+        return ready
+
+    monkeypatch.setattr(fulfil, "prepare", _raising([Unavailable("down")], prepare))
+    make()._fulfil(order.id, 0)
+    assert _enqueued(queue, order) == ["", ".prove.0"]
+    make()._prove(order.id, 0)
+    assert _row(node, order).state == JobState.STORED
+    assert _enqueued(queue, order) == ["", ".prove.0", ".settle.0"]
+    make()._fulfil(order.id, 0)  # resumed after a death: nothing is left to do
+    assert _enqueued(queue, order) == ["", ".prove.0", ".settle.0"]
+
+
+def test_an_order_that_expires_unprepared_ends(
+    node: Node,
+    queue: JobQueue,
+    order: JobRow,
+    make: Callable[..., Worker],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def prepare(node: Node, job_id: str) -> bool:
+        with node.database.session() as session:
+            jobs.transition(session, jobs.get(session, job_id), JobState.EXPIRED)
+        return False
+
+    monkeypatch.setattr(fulfil, "prepare", prepare)
+    make()._fulfil(order.id, 0)
+    assert _enqueued(queue, order) == [""]
+
+
+def test_an_engine_that_breaks_while_preparing_gets_another_attempt(
+    node: Node,
+    queue: JobQueue,
+    order: JobRow,
+    make: Callable[..., Worker],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fulfil, "prepare", _raising([EngineFailed("it broke.")], lambda *_: True))
+    make()._fulfil(order.id, 0)
+    assert (_row(node, order).state, _enqueued(queue, order)) == (
+        JobState.RETRY,
+        ["", ".fulfil.1"],
+    )
+    make()._fulfil(order.id, 1)
+    assert _enqueued(queue, order) == ["", ".fulfil.1", ".prove.1"]
+
+
+@pytest.mark.parametrize(
+    "error", [ChainError("the node lies"), Unavailable("it is down"), ZeroDivisionError("a fault")]
+)
+def test_settling_outlasts_the_node_and_our_own_faults(
+    node: Node,
+    job: JobRow,
+    order: JobRow,
+    make: Callable[..., Worker],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    _store(node, order, job)
+    steps = iter([JobState.SIGNED, JobState.BROADCAST, JobState.MINED, JobState.DONE])
+
+    def settle(node: Node, chain: Chain, job_id: str, *, confirmations: int) -> bool:
+        assert confirmations == 3
+        state = next(steps)
+        with node.database.session() as session:
+            jobs.transition(session, jobs.get(session, job_id), state)
+        return state.final
+
+    monkeypatch.setattr(fulfil, "settle", _raising([error] * 3, settle))
+    make(confirmations=3)._settle(order.id, 0)
+    assert (_row(node, order).state, _row(node, order).attempts) == (JobState.DONE, 0)
+
+
+def test_an_order_the_chain_will_not_take_fails_and_can_be_retried(
+    node: Node,
+    queue: JobQueue,
+    job: JobRow,
+    order: JobRow,
+    make: Callable[..., Worker],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _store(node, order, job)
+    refused: list[ZkserveError] = [ProofInvalid("the verifier refused.")]
+    monkeypatch.setattr(fulfil, "settle", _raising([*refused], lambda *_, **__: True))
+    make()._settle(order.id, 0)
+    assert _row(node, order).state == JobState.FAILED
+    assert prove.retry(node, queue, order.id).state == JobState.STORED
+    assert ".settle.1" in _enqueued(queue, order)
+
+
+def _store(node: Node, order: JobRow, lender: JobRow) -> None:
+    """Take an order to STORED."""
+    with node.database.session() as session:
+        row = jobs.get(session, order.id)
+        row.claim, row.opening = lender.claim, lender.opening
+    prove.prove(node, order.id, limits=Limits(), cancelled=lambda: False)
+    with node.database.session() as session:
+        jobs.transition(session, jobs.get(session, order.id), JobState.STORED)
+
+
+def test_the_watcher_outlives_every_error(
+    make: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watching = make(market="0x" + "ab" * 20, confirmations=2)
+    passes: list[dict[str, Any]] = []
+
+    def follow(*_: Any, **options: Any) -> int:
+        passes.append(options)
+        if len(passes) == 3:
+            watching._stopping.set()
+        return 1
+
+    errors = [ChainError("the node lies"), Unavailable("it is down"), RuntimeError("a fault")]
+    monkeypatch.setattr(fulfil, "follow", _raising(list(errors), follow))
+    watching._watch(Chain("http://127.0.0.1:9"))
+    assert passes == [{"market": "0x" + "ab" * 20, "confirmations": 2}] * 3
