@@ -253,9 +253,12 @@ def settle(node: Node, chain: Chain, job_id: str, *, confirmations: int = 0) -> 
         return _conclude(node, chain, market, job, event)
     if chain.head().timestamp > request.deadline:
         return _expire(node, chain, job_id, request, settled)
-    if status is RequestStatus.OPEN:
+    # Gas is paid only for an order that is itself safe; its proof could start before.
+    begun = JobState(job.state) is not JobState.STORED
+    safe = begun or request.block <= chain.settled(confirmations, tag="safe")
+    if status is RequestStatus.OPEN and safe:
         return _submit(node, chain, market, job, request, confirmations)
-    return False  # reorganised away; it may return, or its deadline will pass
+    return False  # too young; or reorganised away: it may return, or its deadline will pass
 
 
 def _submit(

@@ -71,9 +71,7 @@ def sign(
         ChainError: the node serves another chain.
 
     """
-    chain.check()
-    with database.snapshot() as session:
-        attempts = outbox.attempts(session, purpose)
+    attempts = _attempts(database, chain, purpose)
     if attempts:
         return attempts[-1]
     return _sign(database, chain, purpose, to=to, data=data, value_wei=value_wei, gas=gas)
@@ -100,9 +98,7 @@ def confirm(
         Unavailable, ChainError: as :func:`send`.
 
     """
-    chain.check()
-    with database.snapshot() as session:
-        attempts = outbox.attempts(session, purpose)
+    attempts = _attempts(database, chain, purpose)
     if not attempts:
         raise NotFound(f"Nothing was signed for {purpose!r}.")
     # In this order: a nonce seen used here is either one of ours, found below, or a stranger's.
@@ -175,6 +171,17 @@ def create(
     if inclusion is None or inclusion.contract is None:
         raise ChainError(f"The node lost the contract that {row.hash} created.")
     return inclusion.contract
+
+
+def _attempts(database: Database, chain: Chain, purpose: str) -> list[TransactionRow]:
+    chain.check()
+    with database.snapshot() as session:
+        attempts = outbox.attempts(session, purpose)
+    if attempts and attempts[-1].chain_id != chain.chain_id:
+        raise ChainError(
+            f"{purpose!r} was signed for chain {attempts[-1].chain_id}, not {chain.chain_id}."
+        )
+    return attempts
 
 
 def _sign(

@@ -262,12 +262,22 @@ def test_settlement_reorganised_away_is_sent_again_as_it_was(world: World) -> No
     world.anvil.rpc("anvil_rollback", 3)
     assert world.market.request_of(request_id).status is RequestStatus.OPEN
     assert not world.settle(job_id, confirmations=3, looks=3)
-    assert _S.BROADCAST in world.states(job_id)[-2:]
+    assert world.states(job_id).count(_S.BROADCAST) == 2
     world.anvil.mine(3)
     assert world.settle(job_id, confirmations=3)
     (after,) = world.fulfilments()
     assert (after["hash"], after["nonce"]) == (before["hash"], before["nonce"])
     assert world.market.owed(world.chain.signer) == PRICE_WEI
+
+
+def test_young_order_is_proved_but_not_yet_paid_for(world: World) -> None:
+    _, job_id = world.proven()
+    assert not world.settle(job_id, confirmations=2)
+    assert world.states(job_id)[-1] is _S.STORED
+    world.anvil.mine(2)
+    assert not world.settle(job_id, confirmations=2, looks=2)
+    world.anvil.mine(2)
+    assert world.settle(job_id, confirmations=2)
 
 
 def test_deadline_passes_before_the_proof(world: World) -> None:

@@ -6,12 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 
+from tests import databases
 from tests.chain.anvil_node import Node, account, free_port
 from tests.chain.faults import Killed, killed_at_line
 from zkserve import outbox
@@ -20,7 +21,7 @@ from zkserve.chain.transaction import Transaction
 from zkserve.errors import ChainError, NotFound, TransactionReverted, Unavailable
 from zkserve.store import outbox as rows
 from zkserve.store.database import Database
-from zkserve.store.tables import SignerRow, TransactionRow
+from zkserve.store.tables import Base, SignerRow, TransactionRow
 
 pytestmark = pytest.mark.chain
 
@@ -132,14 +133,25 @@ def test_processes_killed_with_sigkill_lose_and_double_nothing(
     assert anvil.chain().balance(PAYEE) == purposes
 
 
-def test_two_processes_share_a_signer(anvil: Node, database: Database) -> None:
+@pytest.fixture(params=["sqlite", "postgresql"])
+def shared(request: pytest.FixtureRequest, database: Database) -> Iterator[Database]:
+    if request.param == "sqlite":
+        yield database
+        return
+    other = Database(databases.new_database(request.getfixturevalue("postgresql")))
+    Base.metadata.create_all(other.engine)
+    yield other
+    other.close()
+
+
+def test_two_processes_share_a_signer(anvil: Node, shared: Database) -> None:
     """Both want the same twelve purposes: one transaction each, no nonce twice, no gap."""
-    payers = [_payer(anvil, database, 12) for _ in range(2)]
+    payers = [_payer(anvil, shared, 12) for _ in range(2)]
     for payer in payers:
         payer.communicate(timeout=60)
         assert payer.returncode == 0
     assert [tx["nonce"] for tx in anvil.sent_by()] == list(range(12))
-    assert len(all_rows(database)) == 12
+    assert len(all_rows(shared)) == 12
 
 
 def test_a_purpose_that_died_unsent_does_not_hold_back_the_next(
@@ -373,6 +385,22 @@ def test_node_that_changes_its_chain_is_refused(
     with pytest.raises(ChainError, match="serves chain 5, expected chain 31337"):
         pay(database, chain, "pay/2")
     assert len(all_rows(database)) == 1
+
+
+def test_purpose_of_another_chain_is_not_sent_here(
+    anvil: Node, start_node: Callable[..., Node], database: Database
+) -> None:
+    pay(database, anvil.chain(), "pay/1")
+    other = start_node("--chain-id", "5").chain()
+    with pytest.raises(ChainError, match="signed for chain 31337, not 5"):
+        pay(database, other, "pay/1")
+    with pytest.raises(ChainError, match="signed for chain 31337, not 5"):
+        outbox.confirm(database, other, "pay/1", depth=0)
+
+
+def test_refused_bytes_are_an_error(anvil: Node) -> None:
+    with pytest.raises(ChainError):
+        anvil.chain().broadcast(b"\x02nonsense")
 
 
 def test_nothing_to_confirm(anvil: Node, database: Database) -> None:

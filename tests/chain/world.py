@@ -17,7 +17,7 @@ from zkserve.chain.contracts import Binding, Market, ModelCommitment, Registry
 from zkserve.chain.deploy import Ledger, deploy, deploy_verifier
 from zkserve.chain.evm import compile_verifier
 from zkserve.chain.rpc import GWEI
-from zkserve.encoding import bytes32, circuit_id, hex_bytes, to_hex
+from zkserve.encoding import bytes32, hex_bytes, identified, to_hex
 from zkserve.engines.base import Bundle, FloatArray, Limits, Prediction, Proof
 from zkserve.errors import InvalidInput
 from zkserve.node import Node
@@ -84,24 +84,22 @@ class RecordedEngine:
 def manifest() -> CircuitManifest:
     pins = {"vk": "ab" * 32}
     weights = recorded()["first"]["weights"]
-    identity = {
-        "engine": "recorded",
-        "engine_version": "1",
-        "input_mode": InputMode.COMMITTED,
-        "weights_mode": WeightsMode.HASHED,
-        "weights": weights,
-        "output_scale": Scale(shift=8),
-        "pins": pins,
-    }
-    return CircuitManifest(
-        circuit_id=circuit_id(**identity),
-        **identity,
+    unnamed = CircuitManifest(
+        circuit_id="",
+        engine="recorded",
+        engine_version="1",
+        input_mode=InputMode.COMMITTED,
+        weights_mode=WeightsMode.HASHED,
+        weights=weights,
+        output_scale=Scale(shift=8),
+        pins=pins,
         inputs=(TensorSpec(name="x", shape=(1, 4)),),
         output=TensorSpec(name="y", shape=(1, 3)),
         public=frozenset(),
         development_srs=True,
         rows=100,
     )
+    return identified(unnamed)
 
 
 class World:

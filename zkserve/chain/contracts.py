@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, cast
 
+from eth_typing import ABIEvent
 from eth_utils.abi import event_abi_to_log_topic
 from web3.types import LogReceipt
 
@@ -234,7 +235,7 @@ class Market(_Contract):
     def __init__(self, chain: Chain, address: str) -> None:
         super().__init__(chain, address, "PredictionMarket")
         self._topics = {
-            entry["name"]: to_hex(event_abi_to_log_topic(entry))
+            entry["name"]: to_hex(event_abi_to_log_topic(cast("ABIEvent", entry)))
             for entry in interface("PredictionMarket").abi
             if entry["type"] == "event"
         }

@@ -39,10 +39,11 @@ GWEI = 10**9
 _ALREADY_SENT = (
     "already known",
     "already imported",
-    "known transaction",
     "nonce too low",
+    "old nonce",
     "replacement transaction underpriced",  # another attempt of the same nonce bids more
 )
+"""What nodes answer to bytes that they have, or that they can no longer need."""
 
 Tag = Literal["latest", "safe", "finalized"]
 
@@ -198,15 +199,17 @@ class Chain:
             raise ChainError(f"{self._node} has no blocks.")
         return block
 
-    def settled(self, confirmations: int) -> int:
+    def settled(
+        self, confirmations: int, *, tag: Literal["safe", "finalized"] = "finalized"
+    ) -> int:
         """Return the number of the newest block that is held to stay; negative where none is.
 
-        That is the ``finalized`` one; on a development chain, or where the node knows no such tag,
+        That is the one of the tag; on a development chain, or where the node knows no such tag,
         the one ``confirmations`` behind the head.
         """
         if self.chain_id != DEVELOPMENT_CHAIN_ID:
             try:
-                block = self.block("finalized")
+                block = self.block(tag)
             except ChainError:  # the tag is unknown to this node
                 block = None
             if block is not None:
@@ -283,10 +286,10 @@ class Chain:
             try:
                 self._web3.eth.send_raw_transaction(HexBytes(raw))
             except Web3RPCError as exc:
-                said = str(exc).lower()
-                if "insufficient funds" in said:
+                said = _said(exc).lower().replace(" ", "")  # some nodes write AlreadyKnown
+                if "insufficientfunds" in said:
                     raise self.out_of_funds() from exc
-                if not any(phrase in said for phrase in _ALREADY_SENT):
+                if not any(phrase.replace(" ", "") in said for phrase in _ALREADY_SENT):
                     raise
 
     def out_of_funds(self) -> Unavailable:
