@@ -17,8 +17,8 @@ def postgresql() -> Iterator[str]:
     folder = databases.binaries()
     if folder is None:
         pytest.skip("no PostgreSQL server on this machine")
-    with databases.server(folder) as url:
-        yield url
+    with databases.server(folder) as server:
+        yield server.url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
@@ -27,9 +28,25 @@ def binaries() -> Path | None:
     return Path(found).parent if found else None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """A running server; ``url`` is its maintenance database's."""
+
+    url: str
+    control: list[str]
+
+    def stop(self) -> None:
+        """Stop at once, as a crash would."""
+        _run([*self.control, "-m", "immediate", "stop"])
+
+    def start(self) -> None:
+        """Start, or start again."""
+        _run([*self.control, "start"])
+
+
 @contextmanager
-def server(folder: Path) -> Iterator[str]:
-    """Run a throw-away server on a free port; yield the URL of its maintenance database."""
+def server(folder: Path) -> Iterator[Server]:
+    """Run a throw-away server on a free port."""
     base = Path(tempfile.mkdtemp(prefix="zkserve-pg-"))
     user: list[str] = []
     if os.getuid() == 0:  # the server refuses to run as root
@@ -40,14 +57,18 @@ def server(folder: Path) -> Iterator[str]:
         port = probe.getsockname()[1]
     data = str(base / "data")
     options = f"-p {port} -k {base} -c listen_addresses=127.0.0.1 -c fsync=off"
-    control = [*user, str(folder / "pg_ctl"), "-D", data, "-w"]
+    control = [*user, str(folder / "pg_ctl"), "-D", data, "-w", "-o", options]
+    running = Server(
+        url=f"postgresql://tests@127.0.0.1:{port}/postgres",
+        control=[*control, "-l", str(base / "log")],
+    )
     try:
         _run([*user, str(folder / "initdb"), "-D", data, "-U", "tests", "-A", "trust", "-N"])
-        _run([*control, "-o", options, "-l", str(base / "log"), "start"])
+        running.start()
         try:
-            yield f"postgresql://tests@127.0.0.1:{port}/postgres"
+            yield running
         finally:
-            _run([*control, "-m", "immediate", "stop"])
+            running.stop()
     finally:
         shutil.rmtree(base, ignore_errors=True)
 

@@ -16,8 +16,9 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import psutil
 
-from zkserve.encoding import canonical_json, circuit_id, claim_digest
+from zkserve.encoding import canonical_json, claim_digest, identified
 from zkserve.engines.base import Bundle, FloatArray, Limits, Prediction, Proof
 from zkserve.engines.child import run_child
 from zkserve.errors import InputOutOfRange, InvalidInput, ProofInvalid
@@ -145,6 +146,14 @@ def work(seconds: float, log: str | None, claim: str) -> None:
     time.sleep(seconds)
 
 
+def runs(pid: int) -> bool:
+    """Return whether a process lives; a zombie nobody waits for does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 @contextmanager
 def use(engine: FakeEngine) -> Iterator[FakeEngine]:
     """Let every node in this process find this engine under any name."""
@@ -160,15 +169,7 @@ def publish(
     vk = node.artifacts.put(f"key {name}".encode())
     pins["vk"] = vk
     manifest = CircuitManifest(
-        circuit_id=circuit_id(
-            engine="fake",
-            engine_version="1",
-            input_mode=input_mode,
-            weights_mode=WeightsMode.HASHED,
-            weights=WEIGHTS,
-            output_scale=SCALE,
-            pins=pins,
-        ),
+        circuit_id="",
         engine="fake",
         engine_version="1",
         input_mode=input_mode,
@@ -182,6 +183,7 @@ def publish(
         development_srs=True,
         rows=100,
     )
+    manifest = identified(manifest)
     with node.database.session() as session:
         return versions.add(
             session,

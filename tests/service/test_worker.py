@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
-from tests import fakes
+from tests import databases, fakes
 from zkserve import prove
+from zkserve.errors import Unavailable
 from zkserve.node import Node
 from zkserve.store import jobs
 from zkserve.store.queue import JobQueue
@@ -123,7 +123,7 @@ def test_a_worker_killed_mid_proof_and_restarted_finishes_the_job(
     worker.kill()
     worker.wait()
     (child,) = _children(tmp_path)
-    _until("the child died too", lambda: not psutil.pid_exists(child))
+    _until("the child died too", lambda: not fakes.runs(child))
     assert _row(node, job.id).state == JobState.PROVING
 
     worker = start(prove_s=0.2)
@@ -143,7 +143,7 @@ def test_a_worker_told_to_stop_leaves_its_job_to_the_next(
     worker = start(prove_s=60)
     _until("the child works", lambda: len(_children(tmp_path)) == 1)
     assert _stop(worker) == 0
-    assert not psutil.pid_exists(_children(tmp_path)[0])
+    assert not fakes.runs(_children(tmp_path)[0])
     assert _row(node, job.id).state == JobState.PROVING
     start(prove_s=0)
     _until_final(node, job.id)
@@ -179,7 +179,7 @@ def test_cancelling_frees_the_worker_for_the_next_job(
     prove.cancel(node, queue, second.id)
     _until_final(node, third.id)
     _check_proven_once(node, third.id)
-    assert not psutil.pid_exists(_children(tmp_path)[0])
+    assert not fakes.runs(_children(tmp_path)[0])
     assert _states(node, first.id) == ["accepted", "proving", "cancelled"]
     assert _states(node, second.id) == ["accepted", "cancelled"]
 
@@ -222,8 +222,9 @@ def test_the_api_killed_after_the_commit_has_kept_its_promise(
 import os, signal, sys
 import numpy as np
 from pathlib import Path
-from tests import fakes
+from tests import databases, fakes
 from zkserve import prove
+from zkserve.errors import Unavailable
 from zkserve.node import Node
 from zkserve.store import jobs, versions
 from zkserve.store.queue import JobQueue
@@ -270,4 +271,42 @@ def test_random_kills_lose_nothing_and_double_nothing(
     _until_final(node, *accepted)
     for job_id in accepted:
         _check_proven_once(node, job_id)
-    assert not any(psutil.pid_exists(pid) for pid in _children(tmp_path))
+    assert not any(fakes.runs(pid) for pid in _children(tmp_path))
+
+
+class TestMortalDatabase:
+    """A PostgreSQL server that dies while a proof is made."""
+
+    @pytest.fixture
+    def server(self) -> Iterator[databases.Server]:
+        folder = databases.binaries()
+        if folder is None:
+            pytest.skip("no PostgreSQL server on this machine")
+        with databases.server(folder) as server:
+            yield server
+
+    @pytest.fixture
+    def database_url(self, server: databases.Server) -> str:
+        return databases.new_database(server.url)
+
+    @pytest.mark.e2e
+    def test_the_proof_outlives_it(
+        self,
+        node: Node,
+        server: databases.Server,
+        start: Start,
+        accept: Accept,
+        tmp_path: Path,
+    ) -> None:
+        first, second = accept(1.0), accept(2.0)
+        start(prove_s=4)
+        _until("the child works", lambda: len(_children(tmp_path)) == 1)
+        server.stop()
+        with pytest.raises(Unavailable):
+            accept(3.0)
+        _until("the child is done", lambda: not fakes.runs(_children(tmp_path)[0]))
+        server.start()
+        _until_final(node, first.id, second.id)
+        for job in (first, second):
+            _check_proven_once(node, job.id)
+            assert _states(node, job.id).count("proving") == 1
