@@ -178,7 +178,7 @@ contract EzklVerifierTest is EzklFixture {
 
     /// One word of every commitment, evaluation and opening: incremented, zeroed, and moved by the
     /// order of the scalar and of the base field.
-    function test_RevertWhen_AProofWordIsMutated() public {
+    function test_RevertWhen_AProofWordIsMutated() public view {
         uint256 q = 21888242871839275222246405745257275088696311157297823662689037894645226208583;
         uint256 words = first.proof.length / 32;
         bytes memory proof = first.proof;

@@ -30,7 +30,7 @@ pytestmark = [
 def fresh_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("forge")
     out = folder / "out"
-    command = ["node_modules/.bin/forge", "build", "--skip", "test", "--force", "--out", str(out)]
+    command = ["tools/forge", "build", "--skip", "test", "--force", "--out", str(out)]
     environment = os.environ | {"FOUNDRY_CACHE_PATH": str(folder / "cache")}
     done = subprocess.run(
         command, cwd=CONTRACTS, env=environment, capture_output=True, text=True, check=False
@@ -56,3 +56,10 @@ def test_deployable_code_fits_eip_170_and_eip_3860(name: str, fresh_build: Path)
     artifact = json.loads((fresh_build / f"{name}.sol" / f"{name}.json").read_text())
     assert len(artifact["deployedBytecode"]["object"][2:]) // 2 <= 24_576
     assert len(artifact["bytecode"]["object"][2:]) // 2 <= 49_152
+
+
+def test_a_failing_forge_is_not_taken_for_a_good_one():
+    failed = subprocess.run(
+        ["tools/forge", "no-such-command"], cwd=CONTRACTS, capture_output=True, check=False
+    )
+    assert failed.returncode != 0
