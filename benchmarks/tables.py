@@ -25,6 +25,7 @@ def vs_plain_ezkl(result: dict[str, Any]) -> str:
         ("prove, s", lambda c: _spread([p["prove_s"] for p in c["proofs"]], 2)),
         ("prove, CPU-s", lambda c: _spread([p["cpu_s"] for p in c["proofs"]], 2)),
         ("prove, peak RSS, MB", lambda c: _middle(p["peak_rss_bytes"] / 1e6 for p in c["proofs"])),
+        ("machine's load before it", lambda c: _spread([p["load_before"] for p in c["proofs"]], 1)),
         ("compile and calibrate, s (once)", lambda c: f"{c['compile_s']:.1f}"),
         ("set up, s (once)", lambda c: f"{c['setup_s']:.1f}"),
         ("proving key, MB", lambda c: f"{c['pk_bytes'] / 1e6:.1f}"),
