@@ -201,12 +201,12 @@ class _Demo:
     ) -> dict[str, Any]:
         self.progress("predicting over HTTP")
         prediction = client.infer(MODEL, patient)
-        self._await_proof(client, prediction.proof_id)
-        receipt = client.receipt(prediction.proof_id)
+        job = self._await_proof(client, str(prediction.proof_id))
+        receipt = client.receipt(job.id)
         self._keep("http", receipt, prediction.opening)
         self.progress("verifying the receipt offline, from public artifacts alone")
         self._verify("http", artifacts, circuit_id)
-        return _row(client.proof(prediction.proof_id), receipt)
+        return _row(job, receipt)
 
     def _on_chain(
         self,
@@ -218,43 +218,39 @@ class _Demo:
         clinic: str,
     ) -> dict[str, Any]:
         self.progress("asking on chain, with a commitment instead of the patient's features")
-        committed = client.commit_input(MODEL, patient)
         asker = self.chains["patient"]
+        market = Market(asker, contracts.address(deploy.MARKET))
+        committed = client.commit_input(MODEL, patient)
         second_opinion = asker.contract(clinic, interface("SecondOpinion").abi)
         deadline = asker.head().timestamp + _ANSWER_WITHIN_S
         call = second_opinion.encode_abi("ask", [committed.input, deadline])
         asked = _transact(
             asker, to=clinic, data=hex_bytes(call), value_wei=PRICE_WEI + _DEPOSIT_WEI
         )
-        (requested,) = Market(asker, contracts.address(deploy.MARKET)).requested_events(
-            asked.block, asked.block
-        )
+        (order,) = market.requested_events(asked.block, asked.block)
         self.progress("waiting for the worker to see the request")
-        proof_id = self._await(
-            "work",
-            lambda: client.request(
-                asker.chain_id, contracts.address(deploy.MARKET), requested.request_id
-            ),
+        seen = self._await(
+            "work", lambda: _find(client, asker.chain_id, market.address, order.request_id)
         )
-        self._await_proof(client, proof_id)
-        receipt = client.receipt(proof_id)
+        job = self._await_proof(client, seen.id)
+        receipt = client.receipt(job.id)
         self._keep("on-chain", receipt, committed.opening)
         self.progress("verifying the settled receipt offline and by asking the chain")
         self._verify("on-chain", artifacts, circuit_id)
         verify.verify_on_chain(receipt, Chain(self.rpc_url), contracts.address(deploy.REGISTRY))
+        self._pay_out(market.address)
+        return _row(job, receipt)
+
+    def _pay_out(self, market_address: str) -> None:
         self.progress("paying the owner out")
         owner = self.chains["owner"]
-        paid = Market(owner, contracts.address(deploy.MARKET)).owed(owner.signer)
-        if paid != PRICE_WEI:
-            raise ChainError(f"The owner is owed {paid} wei, expected {PRICE_WEI}.")
-        _transact(
-            owner,
-            to=contracts.address(deploy.MARKET),
-            data=Market(owner, contracts.address(deploy.MARKET)).withdraw_calldata(owner.signer),
-        )
-        return _row(client.proof(proof_id), receipt)
+        market = Market(owner, market_address)
+        owed_wei = market.owed(owner.signer)
+        if owed_wei != PRICE_WEI:
+            raise ChainError(f"The owner is owed {owed_wei} wei, expected {PRICE_WEI}.")
+        _transact(owner, to=market.address, data=market.withdraw_calldata(owner.signer))
 
-    def _await_proof(self, client: Client, proof_id: str) -> None:
+    def _await_proof(self, client: Client, proof_id: str) -> ProofJob:
         job = client.wait(
             proof_id,
             timeout_s=_PROOF_TIMEOUT_S,
@@ -262,6 +258,7 @@ class _Demo:
         )
         if job.state is not JobState.DONE:
             raise EngineFailed(f"The proof ended {job.state.value}: {job.error_message}")
+        return job
 
     def _await(self, program: str, attempt: Callable[[], _T | None]) -> _T:
         """Try until something comes of it, as long as the program it depends on lives."""
@@ -337,6 +334,13 @@ def _transact(chain: Chain, *, to: str | None, data: bytes, value_wei: int = 0) 
     if not inclusion.succeeded:
         raise TransactionReverted(f"Transaction {signed.hash} reverted.")
     return inclusion
+
+
+def _find(client: Client, chain_id: int, market: str, request_id: int) -> ProofJob | None:
+    try:
+        return client.request(chain_id, market, request_id)
+    except NotFound:
+        return None
 
 
 def _row(job: ProofJob, receipt: Receipt) -> dict[str, Any]:

@@ -15,14 +15,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from eth_utils.crypto import keccak
 
 from zkserve.errors import InvalidInput
-from zkserve.types import CircuitManifest, Claim, InputMode, Scale, WeightsMode
+from zkserve.types import CircuitManifest, Claim, TensorSpec
 
 CIRCUIT_TAG = b"zkserve/circuit/v1"
 CLAIM_TAG = keccak(text="zkserve/claim/v1")
@@ -84,48 +85,44 @@ def to_hex(data: bytes) -> str:
     return "0x" + data.hex()
 
 
-def circuit_id(
-    *,
-    engine: str,
-    engine_version: str,
-    input_mode: InputMode,
-    weights_mode: WeightsMode,
-    weights: str,
-    output_scale: Scale,
-    pins: Mapping[str, str],
-) -> str:
-    """Return the id of a circuit: SHA-256 over everything that decides what is proved.
+def circuit_id(manifest: CircuitManifest) -> str:
+    """Return the id of a circuit: SHA-256 over all that decides what is proved or how it is read.
 
     Layout: the tag, then each part with its length as 8 bytes, big-endian: engine, engine version,
     input mode, weights mode, weights commitment (32 bytes), output multiplier (8 bytes), output
-    shift (1 byte), and for each pin in ascending order of its name, the name and its digest
-    (32 bytes).
+    shift (1 byte), development SRS (1 byte, 0 or 1), the canonical JSON of ``{"inputs": [tensor…],
+    "output": tensor, "parameters": {…}}`` with tensors as ``{"name", "shape", "dtype"}``, and for
+    each pin in ascending order of its name, the name and its digest (32 bytes).
     """
+    interface = {
+        "inputs": [tensor_to_dict(spec) for spec in manifest.inputs],
+        "output": tensor_to_dict(manifest.output),
+        "parameters": dict(manifest.parameters),
+    }
     parts = [
-        engine.encode(),
-        engine_version.encode(),
-        input_mode.value.encode(),
-        weights_mode.value.encode(),
-        bytes32(weights),
-        output_scale.multiplier.to_bytes(8, "big"),
-        output_scale.shift.to_bytes(1, "big"),
+        manifest.engine.encode(),
+        manifest.engine_version.encode(),
+        manifest.input_mode.value.encode(),
+        manifest.weights_mode.value.encode(),
+        bytes32(manifest.weights),
+        manifest.output_scale.multiplier.to_bytes(8, "big"),
+        manifest.output_scale.shift.to_bytes(1, "big"),
+        bytes([manifest.development_srs]),
+        canonical_json(interface),
     ]
-    for name in sorted(pins):
-        parts += [name.encode(), bytes.fromhex(pins[name])]
+    for name in sorted(manifest.pins):
+        parts += [name.encode(), bytes.fromhex(manifest.pins[name])]
     return "0x" + hashlib.sha256(CIRCUIT_TAG + _prefixed(*parts)).hexdigest()
 
 
-def manifest_circuit_id(manifest: CircuitManifest) -> str:
-    """Recompute the circuit id from a manifest's own fields."""
-    return circuit_id(
-        engine=manifest.engine,
-        engine_version=manifest.engine_version,
-        input_mode=manifest.input_mode,
-        weights_mode=manifest.weights_mode,
-        weights=manifest.weights,
-        output_scale=manifest.output_scale,
-        pins=manifest.pins,
-    )
+def identified(manifest: CircuitManifest) -> CircuitManifest:
+    """Return a manifest with the circuit id that its contents give."""
+    return replace(manifest, circuit_id=circuit_id(manifest))
+
+
+def tensor_to_dict(spec: TensorSpec) -> dict[str, Any]:
+    """Return the JSON form of a tensor's description."""
+    return {"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype}
 
 
 def pack_outputs(outputs: Sequence[int]) -> bytes:

@@ -370,7 +370,7 @@ def _deploy_verifier(
         committed_input=committed,
         input_count=1 if committed else sum(spec.size for spec in manifest.inputs),
         output_count=manifest.output.size,
-        proof_length=int(manifest.facts["proof_bytes"]),
+        proof_length=int(manifest.parameters["proof_bytes"]),
     )
 
 

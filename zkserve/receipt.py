@@ -26,9 +26,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from zkserve.encoding import (
     OUTPUT_BOUND,
     canonical_json,
+    circuit_id,
     claim_digest,
     hex_bytes,
-    manifest_circuit_id,
+    tensor_to_dict,
     to_hex,
 )
 from zkserve.errors import BundleMismatch, InvalidInput, ProofInvalid
@@ -136,6 +137,7 @@ class _Manifest(_Strict):
     public: list[str]
     development_srs: bool
     rows: int
+    parameters: dict[str, int]
     facts: dict[str, int | float | str]
     agreement: _Agreement | None
 
@@ -246,20 +248,17 @@ def manifest_to_dict(manifest: CircuitManifest) -> dict[str, Any]:
         "input_mode": manifest.input_mode.value,
         "weights_mode": manifest.weights_mode.value,
         "weights": manifest.weights,
-        "inputs": [_tensor_to_dict(spec) for spec in manifest.inputs],
-        "output": _tensor_to_dict(manifest.output),
+        "inputs": [tensor_to_dict(spec) for spec in manifest.inputs],
+        "output": tensor_to_dict(manifest.output),
         "output_scale": asdict(manifest.output_scale),
         "pins": dict(sorted(manifest.pins.items())),
         "public": sorted(manifest.public),
         "development_srs": manifest.development_srs,
         "rows": manifest.rows,
+        "parameters": dict(sorted(manifest.parameters.items())),
         "facts": dict(sorted(manifest.facts.items())),
         "agreement": asdict(manifest.agreement) if manifest.agreement else None,
     }
-
-
-def _tensor_to_dict(spec: TensorSpec) -> dict[str, Any]:
-    return {"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype}
 
 
 def manifest_bytes(manifest: CircuitManifest) -> bytes:
@@ -290,10 +289,11 @@ def manifest_from_dict(data: Mapping[str, Any]) -> CircuitManifest:
         public=frozenset(raw.public),
         development_srs=raw.development_srs,
         rows=raw.rows,
+        parameters=MappingProxyType(dict(raw.parameters)),
         facts=MappingProxyType(dict(raw.facts)),
         agreement=Agreement(**raw.agreement.model_dump()) if raw.agreement else None,
     )
-    if manifest.circuit_id != manifest_circuit_id(manifest):
+    if manifest.circuit_id != circuit_id(manifest):
         raise BundleMismatch(
             "The manifest's circuit id does not follow from its contents.",
             remedy="Fetch the manifest again from the model's owner.",

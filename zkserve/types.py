@@ -107,8 +107,9 @@ class Agreement:
 class CircuitManifest:
     """Public description of a Circuit: everything that decides what is proved, by digest.
 
-    ``pins`` maps artifact names to SHA-256 hex and is what ``circuit_id`` is computed over
-    (see :func:`zkserve.encoding.circuit_id`); ``public`` names the pins whose files anyone may
+    All of it but ``public``, ``rows``, ``facts`` and ``agreement`` goes into ``circuit_id`` (see
+    :func:`zkserve.encoding.circuit_id`). ``pins`` maps artifact names to SHA-256 hex; ``public``
+    names the pins whose files anyone may
     download. A pin that is not public (the compiled model, the proving key) holds the weights.
     """
 
@@ -127,8 +128,10 @@ class CircuitManifest:
     development_srs: bool
     rows: int
     """Rows of the circuit before padding to a power of two."""
+    parameters: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """What the engine needs to read claims and openings; part of the circuit id."""
     facts: Mapping[str, int | float | str] = field(default_factory=lambda: MappingProxyType({}))
-    """What the engine measured or chose and readers want to know: logrows, setup_s, pk_bytes."""
+    """What the engine measured and readers want to know (setup_s, pk_bytes); decides nothing."""
     agreement: Agreement | None = None
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.models import tiny_onnx
 from tests.prover.conftest import INPUTS, LIMITS, OPTIONS, Proven, Publish
-from zkserve.encoding import FIELD_MODULUS, manifest_circuit_id, sha256_file
+from zkserve.encoding import FIELD_MODULUS, circuit_id, identified, sha256_file
 from zkserve.engines import child as child_module
 from zkserve.engines.agreement import measure_agreement
 from zkserve.engines.base import Bundle, CircuitPlan, FloatArray, Limits, Srs
@@ -42,7 +42,7 @@ def repinned(bundle: Bundle, **files: Path) -> Bundle:
     """Return the bundle of an owner who swaps files and pins what he swapped in."""
     pins = dict(bundle.manifest.pins) | {name: sha256_file(path) for name, path in files.items()}
     manifest = replace(bundle.manifest, pins=pins)
-    manifest = replace(manifest, circuit_id=manifest_circuit_id(manifest))
+    manifest = identified(manifest)
     return Bundle(manifest=manifest, files=dict(bundle.files) | files)
 
 
@@ -58,7 +58,7 @@ def test_a_third_party_verifies_from_public_files_alone(ezkl_engine: EzklEngine,
     ezkl_engine.verify(proven.public, proven.prediction.claim, proven.proof.data)
     assert proven.proof.prove_cpu_s > 0
     assert proven.proof.peak_rss_bytes > 10 << 20
-    assert len(proven.proof.data) == proven.bundle.manifest.facts["proof_bytes"]
+    assert len(proven.proof.data) == proven.bundle.manifest.parameters["proof_bytes"]
     secret = {"compiled", "proving_key", "model"}
     assert not secret & proven.public.files.keys()
     assert all(proven.bundle.files[name].stat().st_mode & 0o077 == 0 for name in secret)
@@ -66,7 +66,7 @@ def test_a_third_party_verifies_from_public_files_alone(ezkl_engine: EzklEngine,
 
 def test_the_manifest_says_what_was_made(proven: Proven):
     manifest = proven.bundle.manifest
-    assert manifest_circuit_id(manifest) == manifest.circuit_id
+    assert circuit_id(manifest) == manifest.circuit_id
     assert manifest.development_srs
     assert manifest.rows > 100
     assert manifest.pins.keys() == proven.bundle.files.keys()
@@ -149,7 +149,7 @@ def test_weights_at_or_above_r_are_refused_even_if_the_manifest_has_them(
 ):
     aliased = f"0x{int(committed.bundle.manifest.weights, 16) + FIELD_MODULUS:064x}"
     manifest = replace(committed.bundle.manifest, weights=aliased)
-    manifest = replace(manifest, circuit_id=manifest_circuit_id(manifest))
+    manifest = identified(manifest)
     claim = replace(committed.prediction.claim, weights=aliased, circuit_id=manifest.circuit_id)
     with pytest.raises(ProofInvalid, match="below the field"):
         ezkl_engine.verify(
@@ -347,7 +347,7 @@ def test_a_changed_manifest_is_refused(
 ):
     """With its old id, and with the id that its own fields have."""
     manifest: CircuitManifest = replace(committed.bundle.manifest, **change)
-    own = replace(manifest, circuit_id=manifest_circuit_id(manifest))
+    own = identified(manifest)
     for changed in (manifest, own):
         bundle = Bundle(manifest=changed, files=committed.bundle.files)
         claim = replace(committed.prediction.claim, circuit_id=changed.circuit_id)

@@ -17,7 +17,7 @@ import pytest
 import zkserve.client
 from zkserve.client import Client, CommittedInput, JobEvent, Prediction
 from zkserve.client import connection as connection_module
-from zkserve.encoding import canonical_json, circuit_id, claim_digest, sha256_hex
+from zkserve.encoding import canonical_json, claim_digest, identified, sha256_hex
 from zkserve.errors import (
     BundleMismatch,
     Conflict,
@@ -415,16 +415,8 @@ class Artifacts:
     def __init__(self, name: str = "vk.key") -> None:
         self.files = {name: b"verifying key"}
         pins = {name: sha256_hex(b"verifying key"), "pk.key": sha256_hex(b"weights")}
-        self.manifest = CircuitManifest(
-            circuit_id=circuit_id(
-                engine="fake",
-                engine_version="1",
-                input_mode=InputMode.PUBLIC,
-                weights_mode=WeightsMode.HASHED,
-                weights=CLAIM.weights,
-                output_scale=Scale(),
-                pins=pins,
-            ),
+        manifest = CircuitManifest(
+            circuit_id="",
             engine="fake",
             engine_version="1",
             input_mode=InputMode.PUBLIC,
@@ -438,6 +430,7 @@ class Artifacts:
             development_srs=True,
             rows=1,
         )
+        self.manifest = identified(manifest)
         self.asked: list[str] = []
 
     def __call__(self, request: httpx.Request) -> httpx.Response:

@@ -93,7 +93,7 @@ def check_length(manifest: CircuitManifest, proof: bytes) -> None:
         ProofInvalid: it has not; ezkl itself would ignore trailing bytes.
 
     """
-    expected = fact(manifest, "proof_bytes")
+    expected = parameter(manifest, "proof_bytes")
     if len(proof) != expected:
         raise ProofInvalid(
             f"the proof has {len(proof)} bytes; proofs of this circuit have {expected}."
@@ -110,26 +110,28 @@ def decode_opening(manifest: CircuitManifest, opening: bytes) -> Opening:
     return Opening.decode(
         opening,
         size=input_size(manifest),
-        scale=fact(manifest, "input_scale"),
+        scale=parameter(manifest, "input_scale"),
         salt=salt_shape(manifest),
     )
 
 
 def salt_shape(manifest: CircuitManifest) -> SaltShape:
     """Return the shape of this circuit's salts."""
-    return SaltShape(count=fact(manifest, "salt_count"), bits=fact(manifest, "salt_bits"))
+    return SaltShape(count=parameter(manifest, "salt_count"), bits=parameter(manifest, "salt_bits"))
 
 
-def fact(manifest: CircuitManifest, name: str) -> int:
-    """Return a fact that this engine wrote into the manifest.
+def parameter(manifest: CircuitManifest, name: str) -> int:
+    """Return a parameter that this engine wrote into the manifest.
 
     Raises:
         BundleMismatch: it is not there.
 
     """
-    value = manifest.facts.get(name)
+    value = manifest.parameters.get(name)
     if type(value) is not int:
-        raise BundleMismatch(f"the manifest's fact {name!r} is {value!r}; expected an integer.")
+        raise BundleMismatch(
+            f"the manifest's parameter {name!r} is {value!r}; expected an integer."
+        )
     return value
 
 

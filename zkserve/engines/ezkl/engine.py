@@ -16,7 +16,7 @@ import numpy as np
 from zkserve.encoding import (
     canonical_json,
     circuit_id,
-    manifest_circuit_id,
+    identified,
     sha256_file,
 )
 from zkserve.engines.base import (
@@ -34,9 +34,9 @@ from zkserve.engines.child import Answer, Child, never_cancelled, no_progress, r
 from zkserve.engines.ezkl.claims import (
     check_length,
     decode_opening,
-    fact,
     from_instances,
     input_size,
+    parameter,
     salt_shape,
     to_instances,
     weights_of,
@@ -195,31 +195,30 @@ class EzklEngine:
             inputs=len(opening.values),
             outputs=output.size,
         )
-        decided: dict[str, Any] = {
-            "engine": self.name,
-            "engine_version": self.version,
-            "input_mode": settings.input_mode,
-            "weights_mode": WeightsMode.HASHED,
-            "weights": weights,
-            "output_scale": settings.output_scale,
-            "pins": {name: sha256_file(path) for name, path in sorted(files.items())},
-        }
         for name in files.keys() - PUBLIC - {"srs"}:
             files[name].chmod(0o600)
         manifest = CircuitManifest(
-            circuit_id=circuit_id(**decided),
-            **decided,
+            circuit_id="",  # computed from the rest below
+            engine=self.name,
+            engine_version=self.version,
+            input_mode=settings.input_mode,
+            weights_mode=WeightsMode.HASHED,
+            weights=weights,
             inputs=inputs,
             output=output,
+            output_scale=settings.output_scale,
+            pins={name: sha256_file(path) for name, path in sorted(files.items())},
             public=PUBLIC,
             development_srs=srs.development,
             rows=settings.rows,
-            facts={
-                "logrows": settings.logrows,
+            parameters={
                 "input_scale": settings.input_scale,
                 "salt_count": count,
                 "salt_bits": bits,
                 "proof_bytes": len(trial.value["proof"]) // 2,
+            },
+            facts={
+                "logrows": settings.logrows,
                 "pk_bytes": files["proving_key"].stat().st_size,
                 "vk_bytes": files["verifying_key"].stat().st_size,
                 "setup_s": round(keys.wall_s, 3),
@@ -228,7 +227,7 @@ class EzklEngine:
                 "trial_peak_rss_bytes": trial.peak_rss_bytes,
             },
         )
-        return Bundle(manifest=manifest, files=files)
+        return Bundle(manifest=identified(manifest), files=files)
 
     def predict(
         self, bundle: Bundle, inputs: FloatArray, *, salt: bytes | None = None
@@ -325,7 +324,7 @@ class EzklEngine:
         if manifest.input_mode is not InputMode.PUBLIC:
             raise InvalidInput("this circuit's inputs are committed, not public.")
         integers = unpack(packed, size=input_size(manifest))
-        scale = Scale(shift=fact(manifest, "input_scale"))
+        scale = Scale(shift=parameter(manifest, "input_scale"))
         values = np.array([scale.to_real(integer) for integer in integers], dtype=np.float32)
         back = [int(value) for value in values.astype(np.float64) * 2.0**scale.shift]
         if tuple(back) != integers:
@@ -395,7 +394,7 @@ class EzklEngine:
                 f"is {self.name} {self.version}.",
                 remedy="Install the version that the circuit names, or publish it again.",
             )
-        if manifest_circuit_id(manifest) != manifest.circuit_id:
+        if circuit_id(manifest) != manifest.circuit_id:
             raise BundleMismatch("the circuit id is not that of the manifest's own fields.")
         files = {}
         for name in names:
