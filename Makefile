@@ -1,7 +1,7 @@
 # One command for each: set up, demo, format, check, test. `make help` lists them.
 .DEFAULT_GOAL := help
 BIN := .venv/bin
-FORGE := PATH="$(CURDIR)/$(BIN):$$PATH" node_modules/.bin/forge
+FORGE := PATH="$(CURDIR)/$(BIN):$$PATH" tools/forge
 
 .PHONY: help setup demo fmt check unit contracts prover test bench openapi clean
 
@@ -41,7 +41,7 @@ bench: setup ## Benchmarks with raw results under benchmarks/results
 	$(BIN)/python benchmarks/vs_plain_ezkl.py
 
 openapi: setup ## Write the OpenAPI snapshot anew
-	$(BIN)/python -m zkserve.api.openapi docs/openapi.json
+	ZKSERVE_UPDATE_OPENAPI=1 $(BIN)/pytest -q tests/service/test_api_openapi.py
 
 clean: ## Remove what the commands above made, data folder excepted
 	rm -rf build .venv contracts/out contracts/cache contracts/node_modules

@@ -50,6 +50,6 @@ want=$(find contracts/src contracts/test contracts/tools contracts/foundry.toml 
   | sort -z | xargs -0 sha256sum | sha256sum | cut -d' ' -f1)
 if [ ! -d contracts/out ] || ! fresh contracts "$want"; then
   say "Compiling contracts"
-  (cd contracts && node_modules/.bin/forge build --quiet)
+  (cd contracts && tools/forge build --quiet)
   echo "$want" > build/.contracts
 fi

@@ -69,7 +69,7 @@ def find(session: Session, name: str, number: int | None = None) -> tuple[ModelR
         what = "a version in use" if number is None else f"version {number}"
         raise NotFound(
             f"There is no {what} of a model {name[:63]!r}.",
-            remedy="GET /v2/models lists what is served.",
+            remedy="GET /v1/models lists what is served.",
         )
     return found[0], found[1]
 
