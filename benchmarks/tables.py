@@ -74,6 +74,7 @@ def service_overhead(result: dict[str, Any]) -> str:
         f"| the difference, s | {_spread(over, 2)} |",
         f"| jobs | {len(jobs)} |",
         f"| API process, peak RSS, MB | {result['api_peak_rss_bytes'] / 1e6:.0f} |",
+        f"| its child that predicts, MB | {result['api_children_peak_rss_bytes'] / 1e6:.0f} |",
         f"| worker process, peak RSS, MB | {result['worker_peak_rss_bytes'] / 1e6:.0f} |",
     ]
     return "\n".join([*lines, "", _measured_on(result)])
