@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from eth_utils.crypto import keccak
+from pydantic_core import from_json
 
 from zkserve.errors import InvalidInput
 from zkserve.types import CircuitManifest, Claim, TensorSpec
@@ -49,6 +50,19 @@ def canonical_json(value: Any) -> bytes:
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     ).encode()
+
+
+def parse_json(data: bytes | str) -> Any:
+    """Read JSON that somebody else wrote.
+
+    Unlike ``json.loads`` it bounds nesting by itself: a library of the chain stack raises Python's
+    recursion limit so far that a deeply nested document would crash the process.
+
+    Raises:
+        ValueError: it is not JSON, too deep, or holds NaN or infinity.
+
+    """
+    return from_json(data, allow_inf_nan=False)
 
 
 def _prefixed(*parts: bytes) -> bytes:

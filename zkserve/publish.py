@@ -21,7 +21,7 @@ from zkserve.chain import deploy
 from zkserve.chain.contracts import Binding, Market, ModelCommitment, Registry
 from zkserve.chain.evm import compile_verifier
 from zkserve.chain.rpc import Chain
-from zkserve.encoding import bytes32, canonical_json, sha256_file, sha256_hex, to_hex
+from zkserve.encoding import bytes32, canonical_json, parse_json, sha256_file, sha256_hex, to_hex
 from zkserve.engines import engine
 from zkserve.engines.agreement import measure_agreement
 from zkserve.engines.base import Bundle, CircuitPlan, Engine, Limits, Progress, Srs
@@ -218,7 +218,7 @@ def _check_lock(recipe: Recipe, manifest: CircuitManifest, *, update: bool) -> N
         path.write_text(json.dumps(lock, indent=2, sort_keys=True) + "\n")
         return
     try:
-        locked = json.loads(path.read_text())
+        locked = parse_json(path.read_bytes())
         differing = [name for name in _LOCKED if locked[name] != lock[name]]
     except (ValueError, KeyError, TypeError) as exc:
         raise RecipeInvalid(

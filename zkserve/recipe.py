@@ -36,7 +36,6 @@ The whole of ``recipe.toml``; what is commented out shows the default::
 from __future__ import annotations
 
 import difflib
-import json
 import re
 import subprocess
 import sys
@@ -52,6 +51,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from zkserve.encoding import parse_json
 from zkserve.errors import RecipeInvalid
 from zkserve.types import InputMode, TensorSpec, WeightsMode
 
@@ -407,7 +407,7 @@ def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
             with np.load(path, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
         if path.suffix == ".json":
-            table = json.loads(path.read_text(encoding="utf-8"))
+            table = parse_json(path.read_bytes())
             if not isinstance(table, dict):
                 raise ValueError("its top level is not an object")
             return {name: np.asarray(rows) for name, rows in table.items()}

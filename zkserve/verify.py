@@ -5,7 +5,6 @@ Offline needs only the public artifacts of the circuit; on chain needs a node on
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,7 +13,7 @@ from eth_utils.crypto import keccak
 
 from zkserve.chain.contracts import Market, Registry
 from zkserve.chain.rpc import Chain
-from zkserve.encoding import claim_digest, pack_outputs, to_hex
+from zkserve.encoding import claim_digest, pack_outputs, parse_json, to_hex
 from zkserve.engines import engine
 from zkserve.engines.base import Bundle
 from zkserve.errors import InvalidInput, NotFound, ProofInvalid
@@ -215,10 +214,10 @@ def _caveats(manifest: CircuitManifest, *, expected: bool, opened: bool) -> tupl
 
 def _read_json(path: Path, what: str) -> dict[str, object]:
     try:
-        data = json.loads(path.read_bytes())
+        data = parse_json(path.read_bytes())
     except FileNotFoundError as exc:
         raise NotFound(f"There is no {what} at {path}.") from exc
-    except (ValueError, RecursionError) as exc:
+    except ValueError as exc:
         raise InvalidInput(f"{path} is not JSON: expected a {what}.") from exc
     if not isinstance(data, dict):
         raise InvalidInput(f"{path} holds no JSON object: expected a {what}.")

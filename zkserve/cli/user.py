@@ -14,6 +14,7 @@ import typer
 
 from zkserve.cli.console import JsonFlag, answer, progress, read_settings
 from zkserve.client import Client
+from zkserve.encoding import parse_json
 from zkserve.errors import InvalidInput, NotFound
 from zkserve.receipt import receipt_to_dict
 
@@ -166,7 +167,7 @@ def _read_bytes(path: Path) -> bytes:
 def _read_numbers(source: str) -> list[float]:
     raw = sys.stdin.buffer.read() if source == "-" else _read_bytes(Path(source))
     try:
-        values = json.loads(raw)
+        values = parse_json(raw)
     except ValueError as exc:
         raise InvalidInput(
             "The input is not JSON.", remedy="Give a list of numbers: [0.1, 0.2, …]."

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from zkserve.encoding import claim_digest, hex_bytes
+from zkserve.encoding import claim_digest, hex_bytes, parse_json
 from zkserve.errors import ProofInvalid, ZkserveError
 from zkserve.receipt import claim_from_dict
 from zkserve.types import Claim, JobState, Scale
@@ -97,7 +96,7 @@ def read_prediction(answer: Mapping[str, Any]) -> Prediction:
     """
     with reading():
         parameters = answer["parameters"]
-        claim = claim_from_dict(json.loads(parameters["claim"]))
+        claim = claim_from_dict(parse_json(parameters["claim"]))
         scale = Scale(
             multiplier=int(parameters["output_multiplier"]), shift=int(parameters["output_shift"])
         )
@@ -161,7 +160,7 @@ def read_events(lines: Iterator[str]) -> Iterator[JobEvent]:
             fields[name] = value.removeprefix(" ")
         elif "data" in fields:
             with reading():
-                data = json.loads(fields["data"])
+                data = parse_json(fields["data"])
                 event = JobEvent(
                     id=int(fields["id"]),
                     state=JobState(data["state"]),

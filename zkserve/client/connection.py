@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import httpx
 
+from zkserve.encoding import parse_json
 from zkserve.errors import InvalidInput, NotFound, Unauthorized, Unavailable, ZkserveError
 
 BACK_OFF_S = 0.25
@@ -136,7 +137,7 @@ class Connection:
 
 def _json_object(response: httpx.Response) -> dict[str, Any]:
     try:
-        data = response.json()
+        data = parse_json(response.content)
     except ValueError as exc:
         raise ZkserveError(f"{response.url.path} did not answer with JSON.") from exc
     if not isinstance(data, dict):
@@ -148,7 +149,7 @@ def _raise_for_status(response: httpx.Response) -> None:
     if response.is_success:
         return
     try:
-        problem = response.json()
+        problem = parse_json(response.content)
     except ValueError:
         problem = None
     if not isinstance(problem, dict):

@@ -8,14 +8,13 @@ complement: ``(76, -77)`` is ``000000000000004cffffffffffffffb3``.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from zkserve.encoding import canonical_json
+from zkserve.encoding import canonical_json, parse_json
 from zkserve.engines.base import FloatArray
 from zkserve.errors import InputOutOfRange, InvalidInput, ProofInvalid
 
@@ -96,12 +95,12 @@ class Opening:
         if len(data) > MAX_OPENING_BYTES:
             raise wrong
         try:
-            found = json.loads(data)
+            found = parse_json(data)
             opening = cls(
                 values=tuple(found["input"]), salt=tuple(found["salt"]), scale=found["scale"]
             )
             canonical = opening.encode()
-        except (ValueError, TypeError, KeyError, RecursionError) as exc:
+        except (ValueError, TypeError, KeyError) as exc:
             raise wrong from exc
         integers = [*opening.values, *opening.salt, opening.scale]
         if (
