@@ -77,7 +77,7 @@ def bytes32(value: str) -> bytes:
 
     """
     if not (value.startswith("0x") and len(value) == 66):
-        raise InvalidInput(f"expected 0x and 64 hex digits, got {value[:80]!r}.")
+        raise InvalidInput(f"Expected 0x and 64 hex digits, got {value[:80]!r}.")
     return hex_bytes(value)
 
 
@@ -90,7 +90,7 @@ def hex_bytes(value: str) -> bytes:
     """
     digits = value[2:]
     if not value.startswith("0x") or len(digits) % 2 or not set(digits) <= set("0123456789abcdef"):
-        raise InvalidInput(f"expected 0x and lower-case hex, got {value[:80]!r}.")
+        raise InvalidInput(f"Expected 0x and lower-case hex, got {value[:80]!r}.")
     return bytes.fromhex(digits)
 
 
@@ -148,7 +148,7 @@ def pack_outputs(outputs: Sequence[int]) -> bytes:
     """
     for value in outputs:
         if not -OUTPUT_BOUND < value < OUTPUT_BOUND:
-            raise InvalidInput(f"output {value} is outside ±2**127.")
+            raise InvalidInput(f"Output {value} is outside ±2**127.")
     return b"".join(value.to_bytes(32, "big", signed=True) for value in outputs)
 
 

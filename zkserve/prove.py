@@ -7,6 +7,7 @@ any point and called again: a worker's death loses nothing and costs no attempt.
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
@@ -26,9 +27,9 @@ from zkserve.errors import (
 )
 from zkserve.node import Node
 from zkserve.receipt import claim_from_dict, claim_to_dict, manifest_from_dict
-from zkserve.store import jobs, versions
+from zkserve.store import inputs, jobs, versions
 from zkserve.store.queue import CHAIN, PROOFS, JobQueue
-from zkserve.store.tables import JobRow, RequestRow, VersionRow
+from zkserve.store.tables import JobRow, RequestRow, VersionRow, now
 from zkserve.types import JobState, Receipt, Settlement
 
 _MIN_FREE_BYTES = 256 << 20
@@ -256,6 +257,21 @@ def forget_input(node: Node, job_id: str) -> None:
         opening, job.opening = job.opening, None
         session.flush()
         _drop_unused_opening(node, session, opening)
+
+
+def forget_inputs_ahead(node: Node, *, kept_s: float) -> int:
+    """Delete committed inputs handed in longer than ``kept_s`` ago; return how many.
+
+    One that an open order waits for stays.
+    """
+    with node.database.session() as session:
+        old = inputs.handed_in_before(session, now() - timedelta(seconds=kept_s))
+        for row in old:
+            session.delete(row)
+        session.flush()
+        for opening in sorted({row.opening for row in old}):
+            _drop_unused_opening(node, session, opening)
+    return len(old)
 
 
 def receipt(node: Node, session: Session, job: JobRow) -> Receipt:

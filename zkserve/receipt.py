@@ -177,7 +177,7 @@ def claim_from_dict(data: Mapping[str, Any]) -> Claim:
 def _claim(raw: _Claim) -> Claim:
     outputs = tuple(int(value) for value in raw.outputs)
     if any(abs(value) >= OUTPUT_BOUND for value in outputs):
-        raise InvalidInput("claim holds an output outside ±2**127.")
+        raise InvalidInput("The claim holds an output outside ±2**127.")
     return Claim(
         circuit_id=raw.circuit_id,
         weights=raw.weights,

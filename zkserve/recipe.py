@@ -302,7 +302,7 @@ def _bare(path: Path, samples: Path | None) -> Recipe:
     name = path.stem.lower()
     if not NAME.fullmatch(name):
         raise RecipeInvalid(
-            f"the file name gives the model the name {name!r}, which is not allowed.",
+            f"The file name gives the model the name {name!r}, which is not allowed.",
             remedy="Rename the file: a letter, then at most 62 of a-z, 0-9, _ and -.",
         )
     return Recipe(
@@ -334,7 +334,7 @@ def _model_source(folder: Path) -> Path:
 
 def _existing(path: Path) -> Path:
     if not path.is_file():
-        raise RecipeInvalid(f"there is no file {path}.", remedy="Add it, or correct the path.")
+        raise RecipeInvalid(f"There is no file {path}.", remedy="Add it, or correct the path.")
     return path
 
 
@@ -342,7 +342,7 @@ def _inside(folder: Path, name: str) -> Path:
     path = (folder / name).resolve()
     if not path.is_relative_to(folder):
         raise RecipeInvalid(
-            f"samples = {name!r} leads out of {folder}.",
+            f"The recipe's samples = {name!r} leads out of {folder}.",
             remedy="Keep the samples in the recipe's folder.",
         )
     return path
@@ -396,7 +396,7 @@ def _check_classes(file: _File) -> None:
     expected = 2 if size == 1 else size
     if file.classes and len(file.classes) != expected:
         raise RecipeInvalid(
-            f"classes names {len(file.classes)}, but an output of {size} decides among {expected}.",
+            f"The recipe names {len(file.classes)} classes, but an output of {size} decides among {expected}.",
             remedy="Name one class an output, or two for a single one: below zero, above zero.",
         )
 
@@ -416,7 +416,7 @@ def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
             f"{path} cannot be read as samples: {exc}.",
             remedy="Write it with numpy.savez(path, calibration=..., held_out=...).",
         ) from exc
-    raise RecipeInvalid(f"samples come as .npz or .json, not {path.name!r}.")
+    raise RecipeInvalid(f"Samples come as .npz or .json, not {path.name!r}.")
 
 
 def _rows(path: Path, name: str, array: NDArray[Any], elements: int | None) -> NDArray[np.float32]:

@@ -59,6 +59,12 @@ class Settings(BaseSettings):
     prove_attempts: int = Field(
         3, ge=1, description="Prover errors after which a job fails for good."
     )
+    inputs_kept_days: float = Field(
+        31.0,
+        gt=0,
+        description="Days an input handed in ahead of an on-chain request is kept; requests run"
+        " for at most 30.",
+    )
     srs_path: Path | None = Field(
         None, description="Powers-of-tau file for ezkl; empty: a development SRS is made."
     )

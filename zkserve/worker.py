@@ -45,6 +45,7 @@ _QUEUE_POLL_S = 0.25
 _FIRST_BACK_OFF_S = 1.0
 _LONGEST_BACK_OFF_S = 60.0
 _STOP_WITHIN_S = 8
+_TIDY_EVERY_S = 3600.0
 _ORDERS_AT_ONCE = 200
 """On-chain orders waited on at once, each in a thread that mostly sleeps."""
 _SHORTAGES = frozenset(
@@ -73,6 +74,7 @@ class Worker:
         market: Address of the PredictionMarket on ``chain``.
         confirmations: Blocks to stay behind the head, on chains without a safe tag.
         poll_s: Seconds between looks at the chain.
+        inputs_kept_s: How long an input handed in ahead of an on-chain order is kept, in seconds.
 
     """
 
@@ -89,6 +91,7 @@ class Worker:
         market: str = "",
         confirmations: int = 0,
         poll_s: float = 1.0,
+        inputs_kept_s: float = 31 * 86_400.0,
     ) -> None:
         self._node = node
         self._executor_id = executor_id
@@ -100,6 +103,7 @@ class Worker:
         self._market = market
         self._confirmations = confirmations
         self._poll_s = poll_s
+        self._inputs_kept_s = inputs_kept_s
         self._queue = JobQueue(node.database, application_version)
         self._stopping = threading.Event()
 
@@ -114,11 +118,11 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stopping.set())
         with self._sole():
-            self._forget_inputs()
             self._register()
             DBOS.launch()
             try:
                 self._listen()
+                threading.Thread(target=self._tidy, name="tidy", daemon=True).start()
                 _log.info("worker_started", executor=self._executor_id, threads=self._threads)
                 self._stopping.wait()
             finally:
@@ -284,11 +288,18 @@ class Worker:
         with self._node.database.snapshot() as session:
             return JobState(jobs.get(session, job_id).state)
 
-    def _forget_inputs(self) -> None:
-        with self._node.database.snapshot() as session:
-            spent = jobs.spent(session)
-        for job_id in spent:
-            prove.forget_input(self._node, job_id)
+    def _tidy(self) -> None:
+        """Delete private inputs that nothing needs any more, now and every hour."""
+        while not self._stopping.is_set():
+            try:
+                with self._node.database.snapshot() as session:
+                    spent = jobs.spent(session)
+                for job_id in spent:
+                    prove.forget_input(self._node, job_id)
+                prove.forget_inputs_ahead(self._node, kept_s=self._inputs_kept_s)
+            except (ZkserveError, OSError) as exc:
+                _log.warning("tidying_failed", error=type(exc).__name__)
+            self._stopping.wait(_TIDY_EVERY_S)
 
     @contextmanager
     def _sole(self) -> Iterator[None]:
@@ -348,4 +359,5 @@ def main(settings: Settings) -> None:
         market=settings.market,
         confirmations=settings.confirmations,
         poll_s=settings.poll_s,
+        inputs_kept_s=settings.inputs_kept_days * 86_400,
     ).run()

@@ -11,7 +11,7 @@ import pytest
 from tests import fakes
 from zkserve import prove
 from zkserve.artifacts import ArtifactStore
-from zkserve.encoding import sha256_hex
+from zkserve.encoding import sha256_hex, to_hex
 from zkserve.engines.base import Limits
 from zkserve.errors import (
     ChildKilled,
@@ -472,3 +472,41 @@ def test_altered_artifacts_are_not_proved(node: Node, accept: Accept) -> None:
     shutil.copy(node.artifacts.path(_version(node, job).onnx_sha256), path)
     with pytest.raises(ZkserveError, match="altered"):
         _prove(node, job)
+
+
+def test_inputs_handed_in_ahead_are_forgotten_in_time(
+    node: Node, version: VersionRow, engine: fakes.FakeEngine
+) -> None:
+    prediction = prove.predict(node, version, INPUT)
+    opening = node.artifacts.put(prediction.opening)
+    commitment = to_hex(prediction.claim.input)
+    with node.database.session() as session:
+        inputs.add(
+            session, version_id=version.id, tenant="acme", commitment=commitment, opening=opening
+        )
+    assert prove.forget_inputs_ahead(node, kept_s=3600) == 0
+    assert node.artifacts.get(opening) == prediction.opening
+
+    with node.database.session() as session:
+        job = jobs.add(session, version_id=version.id, tenant="chain")
+        session.add(
+            RequestRow(
+                chain_id=1,
+                market="0x" + "00" * 20,
+                request_id=1,
+                job_id=job.id,
+                input=commitment,
+                requester="0x" + "11" * 20,
+                price_wei="1",
+                deadline=1,
+                block=1,
+                block_hash="0x" + "22" * 32,
+            )
+        )
+    assert prove.forget_inputs_ahead(node, kept_s=0) == 0, "an open order waits for it"
+
+    with node.database.session() as session:
+        jobs.transition(session, jobs.get(session, job.id), JobState.EXPIRED)
+    assert prove.forget_inputs_ahead(node, kept_s=0) == 1
+    with pytest.raises(NotFound):
+        node.artifacts.get(opening)

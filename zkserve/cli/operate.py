@@ -19,8 +19,9 @@ from zkserve.cli.owner import open_chain, open_node, solc_command
 from zkserve.cli.user import ApiKeyOption, UrlOption, open_client
 from zkserve.errors import NotFound, ZkserveError
 from zkserve.settings import Settings
-from zkserve.store import keys
+from zkserve.store import jobs, keys
 from zkserve.store.database import Database
+from zkserve.types import JobState
 
 _MIN_FREE_GIB = 5
 _MIN_MEMORY_GIB = 4
@@ -39,6 +40,10 @@ def register(app: typer.Typer) -> None:
     key_commands.command("list")(keys_list)
     key_commands.command("revoke")(keys_revoke)
     app.add_typer(key_commands, name="keys")
+    job_commands = typer.Typer(help="Proof jobs, as their operator.", no_args_is_help=True)
+    job_commands.command("list")(jobs_list)
+    job_commands.command("retry")(jobs_retry)
+    app.add_typer(job_commands, name="jobs")
     chain = typer.Typer(help="The contracts.", no_args_is_help=True)
     chain.command("deploy")(chain_deploy)
     app.add_typer(chain, name="chain")
@@ -242,6 +247,46 @@ def keys_revoke(
     with node.database.session() as session:
         keys.revoke(session, prefix)
     answer({"revoked": prefix}, as_json, f"{prefix} is revoked.")
+
+
+def jobs_list(
+    state: Annotated[JobState | None, typer.Option(help="Only jobs in this state.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many at most.")] = 50,
+    as_json: JsonFlag = False,
+) -> None:
+    """List all tenants' proof jobs, newest first; `--state failed` shows the dead letters."""
+    node = open_node(read_settings())
+    with node.database.snapshot() as session:
+        found = [
+            {
+                "id": job.id,
+                "tenant": job.tenant,
+                "state": job.state,
+                "created_at": job.created_at.isoformat(timespec="seconds"),
+                "error": job.error_message,
+            }
+            for job in jobs.listing(session, None, state=state, limit=limit)
+        ]
+    if as_json:
+        answer(list(found), True)
+        return
+    columns = ("id", "tenant", "state", "created_at", "error")
+    rows = [tuple(job[column] or "" for column in columns) for job in found]
+    table("Proof jobs", columns, rows)
+
+
+def jobs_retry(
+    job_id: Annotated[str, typer.Argument(help="Id of a failed job, from `zkserve jobs list`.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Give a failed job one more attempt, from the stage it failed in."""
+    from zkserve import prove
+    from zkserve.store.queue import JobQueue
+
+    settings = read_settings()
+    node = open_node(settings)
+    job = prove.retry(node, JobQueue(node.database, settings.application_version), job_id)
+    answer({"id": job.id, "state": job.state}, as_json, f"{job.id} is {job.state} again.")
 
 
 def chain_deploy(as_json: JsonFlag = False) -> None:

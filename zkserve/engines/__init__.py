@@ -20,7 +20,7 @@ def engine(name: str) -> Engine:
 
     """
     if name not in ENGINES:
-        raise NotFound(f"there is no engine {name!r}.", remedy=f"Use one of: {', '.join(ENGINES)}.")
+        raise NotFound(f"There is no engine {name!r}.", remedy=f"Use one of: {', '.join(ENGINES)}.")
     # Late, so that a child process loads only the modules of its own step.
     from zkserve.engines.ezkl import EzklEngine
 

@@ -36,11 +36,11 @@ def measure_agreement(
     """
     if held_out.ndim != 2 or not len(held_out):
         raise InvalidInput(
-            f"held-out samples have shape {held_out.shape}; expected (samples, elements)."
+            f"Held-out samples have shape {held_out.shape}; expected (samples, elements)."
         )
     if labels is not None and labels.shape != (len(held_out),):
         raise InvalidInput(
-            f"labels have shape {labels.shape}; expected ({len(held_out)},), one for each sample."
+            f"Labels have shape {labels.shape}; expected ({len(held_out)},), one for each sample."
         )
     with tempfile.TemporaryDirectory(prefix="zkserve-") as folder:
         samples, outputs = Path(folder, "samples.npy"), Path(folder, "outputs.npy")

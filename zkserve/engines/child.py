@@ -181,16 +181,16 @@ class Child:
                     return reply
                 progress(reply["progress"])
             if cancelled():
-                raise errors.JobCancelled("the work was cancelled and its child process stopped.")
+                raise errors.JobCancelled("The work was cancelled and its child process stopped.")
             if time.monotonic() > deadline:
                 raise errors.ChildTimeout(
-                    f"the child process worked longer than {self.limits.time_s:g} s.",
+                    f"The child process worked longer than {self.limits.time_s:g} s.",
                     remedy="Allow more time, or use a smaller circuit.",
                 )
             rss_bytes = _rss_bytes(self.pid)
             if rss_bytes > self.limits.memory_bytes:
                 raise errors.ChildKilled(
-                    f"the child process used {rss_bytes >> 20} MiB of memory, more than its limit "
+                    f"The child process used {rss_bytes >> 20} MiB of memory, more than its limit "
                     f"of {self.limits.memory_bytes >> 20} MiB.",
                     remedy="Allow more memory, or use a smaller circuit.",
                 )
@@ -216,7 +216,7 @@ class Child:
         output = (self.folder / "output").read_bytes()[-4096:]
         if b"memory allocation of" in output or b"MemoryError" in output:
             reason += ", out of memory"
-        return errors.ChildKilled(f"the child process died without an answer ({reason}).")
+        return errors.ChildKilled(f"The child process died without an answer ({reason}).")
 
 
 def run_child(

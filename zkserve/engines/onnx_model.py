@@ -72,16 +72,16 @@ def load(path: Path) -> onnx.ModelProto:
     """
     size = path.stat().st_size
     if size > MAX_FILE_BYTES:
-        raise ModelRejected(f"the model file has {size} bytes; at most {MAX_FILE_BYTES} may come.")
+        raise ModelRejected(f"The model file has {size} bytes; at most {MAX_FILE_BYTES} may come.")
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as exc:
-        raise ModelRejected(f"the file is not an ONNX model: {_first_line(exc)}") from exc
+        raise ModelRejected(f"The file is not an ONNX model: {_first_line(exc)}.") from exc
     _check_allowed(model)
     try:
         onnx.checker.check_model(model, full_check=True)
     except Exception as exc:
-        raise ModelRejected(f"the ONNX checker refuses the model: {_first_line(exc)}") from exc
+        raise ModelRejected(f"The ONNX checker refuses the model: {_first_line(exc)}.") from exc
     _make_static(model)
     return infer(model)
 
@@ -93,20 +93,20 @@ def infer(model: onnx.ModelProto) -> onnx.ModelProto:
             model, check_type=True, strict_mode=True, data_prop=True
         )
     except Exception as exc:
-        raise ModelRejected(f"the model's shapes do not fit: {_first_line(exc)}") from exc
+        raise ModelRejected(f"The model's shapes do not fit: {_first_line(exc)}.") from exc
     graph = inferred.graph
     shapes = {value.name: shape_of(value) for value in [*graph.value_info, *graph.output]}
     for node in graph.node:
         for name in filter(None, node.output):
             if name not in shapes:
-                raise ModelRejected(f"the shape of tensor {name!r} cannot be told from the model.")
+                raise ModelRejected(f"The shape of tensor {name!r} cannot be told from the model.")
     for value in [*graph.input, *graph.output]:
         if value.type.tensor_type.elem_type != TensorProto.FLOAT:
-            raise ModelRejected(f"tensor {value.name!r} is not float32.")
+            raise ModelRejected(f"Tensor {value.name!r} is not float32.")
     if len(graph.output) != 1:
         names = [value.name for value in graph.output]
         raise ModelRejected(
-            f"the model has {len(names)} outputs {names}; exactly one can be proved.",
+            f"The model has {len(names)} outputs {names}; exactly one can be proved.",
             remedy="Export the model with one output tensor, concatenated if need be.",
         )
     return inferred
@@ -131,7 +131,7 @@ def shape_of(value: onnx.ValueInfoProto) -> tuple[int, ...]:
         raise ModelRejected(f"{value.name!r} is no tensor of known shape.")
     if any(dimension < 1 for dimension in dimensions):
         raise ModelRejected(
-            f"tensor {value.name!r} has a free or empty dimension: {dimensions}.",
+            f"Tensor {value.name!r} has a free or empty dimension: {dimensions}.",
             remedy="Export the model with fixed shapes; only the batch dimension may be free.",
         )
     _check_elements(value.name, dimensions)
@@ -151,7 +151,7 @@ def run(model: onnx.ModelProto, samples: FloatArray) -> FloatArray:
     sizes = [math.prod(shape) for _, shape in specs]
     if samples.ndim != 2 or samples.shape[1] != sum(sizes):
         raise InvalidInput(
-            f"samples have shape {samples.shape}; expected (samples, {sum(sizes)}), each row all "
+            f"Samples have shape {samples.shape}; expected (samples, {sum(sizes)}), each row all "
             "inputs of the model flattened and joined."
         )
     options = onnxruntime.SessionOptions()
@@ -169,7 +169,7 @@ def run(model: onnx.ModelProto, samples: FloatArray) -> FloatArray:
             }
             rows.append(session.run(None, feed)[0].reshape(-1))
     except Exception as exc:
-        raise ModelRejected(f"onnxruntime cannot run the model: {_first_line(exc)}") from exc
+        raise ModelRejected(f"ONNX Runtime cannot run the model: {_first_line(exc)}.") from exc
     return np.stack(rows)
 
 
@@ -182,22 +182,22 @@ def float_outputs(model: str, samples: str, outputs: str) -> None:
 def _check_allowed(model: onnx.ModelProto) -> None:
     graph = model.graph
     if model.functions or model.training_info or graph.sparse_initializer:
-        raise ModelRejected("the model has functions, training information or sparse tensors.")
+        raise ModelRejected("The model has functions, training information or sparse tensors.")
     versions = {opset.domain: opset.version for opset in model.opset_import}
     if set(versions) - {"", "ai.onnx"}:
-        raise ModelRejected(f"the model imports operator domains {sorted(versions)}.")
+        raise ModelRejected(f"The model imports operator domains {sorted(versions)}.")
     version = versions.get("", versions.get("ai.onnx", 0))
     if version not in OPSETS:
         raise ModelRejected(
-            f"the model uses opset {version}; {OPSETS[0]} to {OPSETS[-1]} are supported.",
+            f"The model uses opset {version}; {OPSETS[0]} to {OPSETS[-1]} are supported.",
             remedy=f"Export it with opset {OPSETS[-2]}.",
         )
     if len(graph.node) > MAX_NODES:
-        raise ModelRejected(f"the model has {len(graph.node)} nodes; at most {MAX_NODES} may come.")
+        raise ModelRejected(f"The model has {len(graph.node)} nodes; at most {MAX_NODES} may come.")
     for node in graph.node:
         if node.domain not in {"", "ai.onnx"} or node.op_type not in OPERATORS:
             raise ModelRejected(
-                f"operator {node.domain or 'onnx'}.{node.op_type} is not supported.",
+                f"Operator {node.domain or 'onnx'}.{node.op_type} is not supported.",
                 remedy="Use only " + ", ".join(sorted(OPERATORS)) + ".",
             )
     _check_tensors([*graph.initializer, *_attribute_tensors(graph.node)])
@@ -212,7 +212,7 @@ def _attribute_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterable[TensorProto]
         for attribute in node.attribute:
             if attribute.type not in plain:
                 raise ModelRejected(
-                    f"attribute {attribute.name!r} of {node.op_type} holds a graph or other "
+                    f"Attribute {attribute.name!r} of {node.op_type} holds a graph or other "
                     "structure; plain numbers and tensors may come."
                 )
             if attribute.type == onnx.AttributeProto.TENSOR:
@@ -224,13 +224,13 @@ def _check_tensors(tensors: Iterable[TensorProto]) -> None:
     for tensor in tensors:
         if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
             raise ModelRejected(
-                f"tensor {tensor.name!r} lies outside the model file.",
+                f"Tensor {tensor.name!r} lies outside the model file.",
                 remedy="Save the model as one file.",
             )
         parameters += _check_elements(tensor.name, tensor.dims)
     if parameters > MAX_PARAMETERS:
         raise ModelRejected(
-            f"the model has {parameters} parameters; at most {MAX_PARAMETERS} may come."
+            f"The model has {parameters} parameters; at most {MAX_PARAMETERS} may come."
         )
 
 
@@ -238,7 +238,7 @@ def _check_elements(name: str, dimensions: Iterable[int]) -> int:
     elements = math.prod(dimensions)
     if not 0 <= elements <= MAX_TENSOR_ELEMENTS:
         raise ModelRejected(
-            f"tensor {name!r} has {elements} elements; at most {MAX_TENSOR_ELEMENTS} may come."
+            f"Tensor {name!r} has {elements} elements; at most {MAX_TENSOR_ELEMENTS} may come."
         )
     return elements
 

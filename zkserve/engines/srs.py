@@ -29,17 +29,17 @@ def load_srs(path: Path, *, sha256: str | None, production: bool) -> Srs:
 
     """
     if not path.is_file():
-        raise NotFound(f"there is no SRS file {path.name}.", remedy="Check the configured path.")
+        raise NotFound(f"There is no SRS file {path.name}.", remedy="Check the configured path.")
     digest = sha256_file(path)
     if sha256 is not None and digest != sha256.lower():
         raise BundleMismatch(
-            f"the SRS file {path.name} has SHA-256 {digest}, configured is {sha256}.",
+            f"The SRS file {path.name} has SHA-256 {digest}, configured is {sha256}.",
             remedy="Fetch the file of the ceremony you trust again.",
         )
     development = sha256 is None or _mark(path).exists()
     if development and production:
         raise DevelopmentSrsRefused(
-            f"the SRS {path.name} is for development, or no digest vouches for it: whoever made it "
+            f"The SRS {path.name} is for development, or no digest vouches for it: whoever made it "
             "can forge proofs.",
             remedy="Configure the file and the SHA-256 of a public ceremony.",
         )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from zkserve.store.tables import InputRow
+from zkserve.store.tables import InputRow, JobRow, RequestRow
+from zkserve.types import JobState
 
 
 def add(
@@ -29,3 +32,15 @@ def find(session: Session, version_id: int, commitment: str) -> InputRow | None:
     return session.scalar(
         select(InputRow).where(InputRow.version_id == version_id, InputRow.commitment == commitment)
     )
+
+
+def handed_in_before(session: Session, moment: datetime, *, limit: int = 1000) -> list[InputRow]:
+    """Return inputs handed in before a moment that no open order waits for."""
+    over = [state for state in JobState if state.final]
+    awaited = (
+        select(RequestRow.id)
+        .join(JobRow, JobRow.id == RequestRow.job_id)
+        .where(RequestRow.input == InputRow.commitment, JobRow.state.not_in(over))
+    )
+    query = select(InputRow).where(InputRow.created_at < moment, ~awaited.exists())
+    return list(session.scalars(query.order_by(InputRow.id).limit(limit)))

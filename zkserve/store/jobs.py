@@ -153,10 +153,12 @@ def events_after(
 
 
 def listing(
-    session: Session, tenant: str, *, state: JobState | None = None, limit: int = 100
+    session: Session, tenant: str | None, *, state: JobState | None = None, limit: int = 100
 ) -> list[JobRow]:
-    """Return a tenant's jobs, newest first."""
-    query = select(JobRow).where(JobRow.tenant == tenant)
+    """Return a tenant's jobs, or everybody's, newest first."""
+    query = select(JobRow)
+    if tenant is not None:
+        query = query.where(JobRow.tenant == tenant)
     if state is not None:
         query = query.where(JobRow.state == state)
     return list(session.scalars(query.order_by(JobRow.created_at.desc(), JobRow.id).limit(limit)))

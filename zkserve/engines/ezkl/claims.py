@@ -22,16 +22,16 @@ def to_instances(manifest: CircuitManifest, claim: Claim) -> list[int]:
 
     """
     if (claim.circuit_id, claim.weights) != (manifest.circuit_id, manifest.weights):
-        raise ProofInvalid("the claim is of another circuit or other weights.")
+        raise ProofInvalid("The claim is of another circuit or other weights.")
     if len(claim.outputs) != manifest.output.size:
         raise ProofInvalid(
-            f"the claim has {len(claim.outputs)} outputs; the circuit has {manifest.output.size}."
+            f"The claim has {len(claim.outputs)} outputs; the circuit has {manifest.output.size}."
         )
     if any(abs(output) >= OUTPUT_BOUND for output in claim.outputs):
-        raise ProofInvalid("an output of the claim is outside ±2**127.")
+        raise ProofInvalid("An output of the claim is outside ±2**127.")
     weights = int.from_bytes(bytes32(claim.weights), "big")
     if weights >= FIELD_MODULUS:
-        raise ProofInvalid("the weights commitment is not below the field's order.")
+        raise ProofInvalid("The weights commitment is not below the field's order.")
     if manifest.input_mode is InputMode.PUBLIC:
         try:
             inputs = unpack(claim.input, size=input_size(manifest))
@@ -40,10 +40,10 @@ def to_instances(manifest: CircuitManifest, claim: Claim) -> list[int]:
         tied = [weights, *inputs]
     else:
         if len(claim.input) != 32:
-            raise ProofInvalid(f"an input commitment has 32 bytes, got {len(claim.input)}.")
+            raise ProofInvalid(f"An input commitment has 32 bytes, got {len(claim.input)}.")
         commitment = int.from_bytes(claim.input, "big")
         if commitment >= FIELD_MODULUS:
-            raise ProofInvalid("the input commitment is not below the field's order.")
+            raise ProofInvalid("The input commitment is not below the field's order.")
         tied = [commitment, weights]
     return [value % FIELD_MODULUS for value in (*tied, *claim.outputs)]
 
@@ -66,7 +66,7 @@ def from_instances(manifest: CircuitManifest, opening: Opening, instances: Seque
         outputs=tuple(_signed(output) for output in instances[-manifest.output.size :]),
     )
     if to_instances(manifest, claim) != instances:
-        raise BundleMismatch("the compiled model has other weights than the manifest says.")
+        raise BundleMismatch("The compiled model has other weights than the manifest says.")
     return claim
 
 
@@ -82,7 +82,7 @@ def weights_of(
     committed = input_mode is InputMode.COMMITTED
     expected = (1 if committed else inputs) + 1 + outputs
     if len(instances) != expected:
-        raise EngineFailed(f"the circuit has {len(instances)} instances; expected {expected}.")
+        raise EngineFailed(f"The circuit has {len(instances)} instances; expected {expected}.")
     return f"0x{instances[1 if committed else 0]:064x}"
 
 
@@ -96,7 +96,7 @@ def check_length(manifest: CircuitManifest, proof: bytes) -> None:
     expected = parameter(manifest, "proof_bytes")
     if len(proof) != expected:
         raise ProofInvalid(
-            f"the proof has {len(proof)} bytes; proofs of this circuit have {expected}."
+            f"The proof has {len(proof)} bytes; proofs of this circuit have {expected}."
         )
 
 
@@ -130,7 +130,7 @@ def parameter(manifest: CircuitManifest, name: str) -> int:
     value = manifest.parameters.get(name)
     if type(value) is not int:
         raise BundleMismatch(
-            f"the manifest's parameter {name!r} is {value!r}; expected an integer."
+            f"The manifest's parameter {name!r} is {value!r}; expected an integer."
         )
     return value
 

@@ -95,7 +95,7 @@ class EzklEngine:
         options = Options.of(plan)
         if calibration.ndim != 2 or not len(calibration) or not np.isfinite(calibration).all():
             raise InvalidInput(
-                f"calibration samples have shape {calibration.shape}; expected finite numbers of "
+                f"Calibration samples have shape {calibration.shape}; expected finite numbers of "
                 "shape (samples, elements), at least one sample."
             )
         committed = plan.input_mode is InputMode.COMMITTED
@@ -159,7 +159,7 @@ class EzklEngine:
     ) -> Bundle:
         """Make the keys, prove one sample with them, and pin it all; see :meth:`Engine.setup`."""
         if sha256_file(srs.path) != srs.sha256:
-            raise BundleMismatch(f"the SRS file {srs.path.name} has not the digest it came with.")
+            raise BundleMismatch(f"The SRS file {srs.path.name} has not the digest it came with.")
         plan = json.loads((compiled / PLAN).read_bytes())
         settings = Settings.read(compiled / FILES["settings"])
         progress("setting up")
@@ -306,7 +306,7 @@ class EzklEngine:
             manifest.input_mode,
             manifest.output_scale,
         ):
-            raise BundleMismatch("the manifest's input mode or output scale is not the circuit's.")
+            raise BundleMismatch("The manifest's input mode or output scale is not the circuit's.")
         instances = to_instances(manifest, claim)
         check_length(manifest, proof)
         run_child(
@@ -322,13 +322,13 @@ class EzklEngine:
     def unpack_input(self, manifest: CircuitManifest, packed: bytes) -> FloatArray:
         """Return the real values of a packed public input; see :meth:`Engine.unpack_input`."""
         if manifest.input_mode is not InputMode.PUBLIC:
-            raise InvalidInput("this circuit's inputs are committed, not public.")
+            raise InvalidInput("This circuit's inputs are committed, not public.")
         integers = unpack(packed, size=input_size(manifest))
         scale = Scale(shift=parameter(manifest, "input_scale"))
         values = np.array([scale.to_real(integer) for integer in integers], dtype=np.float32)
         back = [int(value) for value in values.astype(np.float64) * 2.0**scale.shift]
         if tuple(back) != integers:
-            raise InvalidInput("an element of the packed input is finer than a float32.")
+            raise InvalidInput("An element of the packed input is finer than a float32.")
         return values
 
     def check_opening(self, manifest: CircuitManifest, claim: Claim, opening: bytes) -> list[float]:
@@ -340,7 +340,7 @@ class EzklEngine:
             digest: int = self._ask_warm("poseidon", elements=opened.elements)
             expected = digest.to_bytes(32, "big")
         if expected != claim.input:
-            raise ProofInvalid("the opening is not that of the claim's input.")
+            raise ProofInvalid("The opening is not that of the claim's input.")
         return opened.to_real()
 
     def export_verifier(self, bundle: Bundle) -> str:
@@ -390,20 +390,20 @@ class EzklEngine:
         manifest = bundle.manifest
         if (manifest.engine, manifest.engine_version) != (self.name, self.version):
             raise BundleMismatch(
-                f"the circuit was made by {manifest.engine} {manifest.engine_version}; installed "
+                f"The circuit was made by {manifest.engine} {manifest.engine_version}; installed "
                 f"is {self.name} {self.version}.",
                 remedy="Install the version that the circuit names, or publish it again.",
             )
         if circuit_id(manifest) != manifest.circuit_id:
-            raise BundleMismatch("the circuit id is not that of the manifest's own fields.")
+            raise BundleMismatch("The circuit id is not that of the manifest's own fields.")
         files = {}
         for name in names:
             path = bundle.files.get(name)
             if path is None or not path.is_file() or name not in manifest.pins:
-                raise BundleMismatch(f"the bundle has no artifact {name!r}.")
+                raise BundleMismatch(f"The bundle has no artifact {name!r}.")
             if sha256_file(path) != manifest.pins[name]:
                 raise BundleMismatch(
-                    f"artifact {name!r} differs from what was pinned at publication.",
+                    f"Artifact {name!r} differs from what was pinned at publication.",
                     remedy="Fetch the artifacts again; if this stays, do not trust the circuit.",
                 )
             files[name] = path

@@ -48,7 +48,7 @@ class SaltShape:
         if self.count == 0:
             return []
         if len(salt) != 32:
-            raise InvalidInput(f"a salt has 32 bytes, got {len(salt)}.")
+            raise InvalidInput(f"A salt has 32 bytes, got {len(salt)}.")
         pool = int.from_bytes(hashlib.sha256(SALT_TAG + salt).digest(), "big")
         mask = (1 << self.bits) - 1
         return [pool >> (number * self.bits) & mask for number in range(self.count)]
@@ -89,7 +89,7 @@ class Opening:
 
         """
         wrong = ProofInvalid(
-            f"the opening is not canonical JSON of {size} input and {salt.count} salt integers at "
+            f"The opening is not canonical JSON of {size} input and {salt.count} salt integers at "
             f"scale {scale}."
         )
         if len(data) > MAX_OPENING_BYTES:
@@ -124,17 +124,17 @@ def quantise(inputs: FloatArray, *, size: int, scale: int, bound: int) -> tuple[
 
     """
     if inputs.shape != (size,):
-        raise InvalidInput(f"the input has shape {inputs.shape}; expected ({size},).")
+        raise InvalidInput(f"The input has shape {inputs.shape}; expected ({size},).")
     values = inputs.astype(np.float32).astype(np.float64)
     if not np.isfinite(values).all():
         where = int(np.flatnonzero(~np.isfinite(values))[0])
-        raise InvalidInput(f"element {where} of the input is not a finite float32.")
+        raise InvalidInput(f"Element {where} of the input is not a finite float32.")
     scaled = np.trunc(values * 2.0**scale + np.copysign(0.5, values))
     limit = min(bound, _INT64.stop)
     if (np.abs(scaled) >= limit).any():
         where = int(np.flatnonzero(np.abs(scaled) >= limit)[0])
         raise InputOutOfRange(
-            f"element {where} of the input is {values[where]:g}; magnitudes below "
+            f"Element {where} of the input is {values[where]:g}; magnitudes below "
             f"{limit / 2**scale:g} can be proved.",
             remedy="Scale the input as the model expects.",
         )
@@ -155,7 +155,7 @@ def unpack(packed: bytes, *, size: int) -> tuple[int, ...]:
     """
     if len(packed) != size * _ELEMENT_BYTES:
         raise InvalidInput(
-            f"a packed input of {size} elements has {size * _ELEMENT_BYTES} bytes, got "
+            f"A packed input of {size} elements has {size * _ELEMENT_BYTES} bytes, got "
             f"{len(packed)}."
         )
     starts = range(0, len(packed), _ELEMENT_BYTES)

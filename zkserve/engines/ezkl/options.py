@@ -48,22 +48,22 @@ class Options:
         if weights != WeightsMode.HASHED:
             reason = _REFUSED_WEIGHTS.get(weights, "it is unknown")
             raise RecipeInvalid(
-                f"weights mode {weights!r} is refused: {reason}.",
+                f"Weights mode {weights!r} is refused: {reason}.",
                 remedy='Use weights mode "hashed".',
             )
         if plan.input_mode not in set(InputMode):
-            raise RecipeInvalid(f"input mode {plan.input_mode!r} is unknown.")
+            raise RecipeInvalid(f"Input mode {plan.input_mode!r} is unknown.")
         unknown = plan.options.keys() - {field.name for field in fields(cls)}
         if unknown:
             raise RecipeInvalid(
-                f"the ezkl engine knows no option {', '.join(sorted(unknown))}.",
+                f"The ezkl engine knows no option {', '.join(sorted(unknown))}.",
                 remedy="Use only " + ", ".join(field.name for field in fields(cls)) + ".",
             )
         values: dict[str, Any] = dict(plan.options)
         for name, low, high in _BOUNDS:
             value = values.get(name, low)
             if type(value) is not int or not low <= value <= high:
-                raise RecipeInvalid(f"option {name} is {value!r}; expected {low} to {high}.")
+                raise RecipeInvalid(f"Option {name} is {value!r}; expected {low} to {high}.")
         return cls(**values)
 
     def run_args(self, input_mode: InputMode) -> dict[str, Any]:

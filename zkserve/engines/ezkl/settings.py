@@ -36,7 +36,7 @@ class Settings:
         try:
             return cls._parse(json.loads(path.read_bytes()))
         except (KeyError, TypeError, ValueError, IndexError) as exc:
-            raise BundleMismatch(f"the circuit's settings cannot be read: {exc!r}.") from exc
+            raise BundleMismatch(f"The circuit's settings cannot be read: {exc!r}.") from exc
 
     @classmethod
     def _parse(cls, settings: dict[str, Any]) -> Settings:
@@ -50,14 +50,14 @@ class Settings:
             ("inputs are hashed or public", mode is not None),
         ):
             if not sound:
-                raise BundleMismatch(f"the circuit's settings are not safe: not so that {name}.")
+                raise BundleMismatch(f"The circuit's settings are not safe: it does not hold that {name}.")
         assert mode is not None  # noqa: S101 (checked above)
         (input_scale,), (output_scale,) = (
             settings["model_input_scales"],
             settings["model_output_scales"],
         )
         if input_scale < 0 or output_scale < 0:
-            raise BundleMismatch("the circuit's settings have a negative scale.")
+            raise BundleMismatch("The circuit's settings have a negative scale.")
         minimum, maximum = run_args["lookup_range"]
         return cls(
             input_mode=mode,
@@ -81,7 +81,7 @@ class Settings:
         low, high = self.lookup_range
         if minimum < low or maximum > high:
             raise InputOutOfRange(
-                f"this input drives a lookup to [{minimum}, {maximum}]; the circuit covers "
+                f"This input drives a lookup to [{minimum}, {maximum}]; the circuit covers "
                 f"[{low}, {high}].",
                 remedy="Scale the input as the model expects, or publish a circuit calibrated on "
                 "wider samples.",

@@ -121,7 +121,7 @@ def make_keys(*, folder: str, srs: str) -> None:
         size_bytes = 4 + (2 * _SRS_POINT_BYTES << min(log_size, 40)) + _SRS_TAIL_BYTES
         if logrows > log_size or Path(srs).stat().st_size != size_bytes:
             raise InvalidInput(
-                f"the SRS file is broken or too small: it says it has 2^{log_size} points; the "
+                f"The SRS file is broken or too small: it says it has 2^{log_size} points; the "
                 f"circuit needs 2^{logrows}.",
                 remedy="Use an SRS of at least that size.",
             )
@@ -201,7 +201,7 @@ def prove(
         found = _witness(Settings.read(Path(settings)), compiled, elements, path)
         if instances is not None and found != instances:
             raise ProofInvalid(
-                "the opening does not give this claim: the circuit computes another input "
+                "The opening does not give this claim: the circuit computes another input "
                 "commitment, weights hash or output from it."
             )
         report("proving")
@@ -209,7 +209,7 @@ def prove(
             ezkl.prove(str(path), compiled, proving_key, str(made), srs)
         proof = json.loads(made.read_text())
     if [from_felt(felt) for column in proof["instances"] for felt in column] != found:
-        raise ProofInvalid("the prover made a proof of something else than the claim.")
+        raise ProofInvalid("The prover made a proof of something else than the claim.")
     report("verifying")
     data: str = proof["hex_proof"].removeprefix("0x")
     verify(
@@ -243,10 +243,10 @@ def verify(
                 }
             )
         )
-        with _ezkl(ProofInvalid, "the proof does not prove the claim"):
+        with _ezkl(ProofInvalid, "The proof does not prove the claim"):
             valid = ezkl.verify(str(path), settings, verifying_key, verifier_srs, reduced_srs=False)
     if valid is not True:
-        raise ProofInvalid("the proof does not prove the claim.")
+        raise ProofInvalid("The proof does not prove the claim.")
 
 
 def to_felt(integer: int) -> str:
@@ -262,7 +262,7 @@ def from_felt(felt: str) -> int:
 def _witness(settings: Settings, compiled: str, elements: list[int], path: Path) -> list[int]:
     data = path.with_name("input.json")
     data.write_text(json.dumps({"input_data": [[to_felt(element) for element in elements]]}))
-    with _ezkl(InputOutOfRange, "the circuit cannot compute on this input"):
+    with _ezkl(InputOutOfRange, "The circuit cannot compute on this input"):
         ezkl.gen_witness(str(data), compiled, str(path), vk_path=None, srs_path=None)
     found = json.loads(path.read_text())
     settings.check_lookups(found["min_lookup_inputs"], found["max_lookup_inputs"])

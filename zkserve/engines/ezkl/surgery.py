@@ -33,7 +33,7 @@ def flatten(model: onnx.ModelProto, salt_count: int) -> onnx.ModelProto:
     graph = flat.graph
     names = {name for node in graph.node for name in [*node.input, *node.output, node.name]}
     if any(name.startswith(PREFIX) for name in names):
-        raise ModelRejected(f"the model uses names that begin with {PREFIX!r}.")
+        raise ModelRejected(f"The model uses names that begin with {PREFIX!r}.")
     inputs = onnx_model.inputs_of(model)
     nodes, offset = [], 0
     for number, value in enumerate(inputs):
@@ -74,6 +74,6 @@ def check_same(
     got = onnx_model.run(flat, np.hstack([samples, salt]))
     if not (np.isfinite(expected).all() and np.allclose(expected, got, rtol=1e-5, atol=1e-6)):
         raise ModelRejected(
-            "the model's answers on calibration samples are not finite, or change when its inputs "
+            "The model's answers on calibration samples are not finite, or change when its inputs "
             "are joined into one tensor."
         )

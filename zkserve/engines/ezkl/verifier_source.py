@@ -32,7 +32,7 @@ def patch(source: str) -> str:
     anchors = list(_LENGTH_CHECK.finditer(source))
     if len(anchors) != 1 or _OFFSET_CHECK in source:
         raise EngineFailed(
-            f"the generated verifier has {len(anchors)} proof length checks"
+            f"The generated verifier has {len(anchors)} proof length checks"
             f"{' and is patched already' if _OFFSET_CHECK in source else ''}; expected exactly 1 "
             "in an unpatched source.",
             remedy="Install the ezkl version that zkserve pins and export the verifier again.",
