@@ -1,4 +1,4 @@
-"""The quickstarts do what they say: their blocks run in order, in one shell, for real."""
+"""README and quickstarts do what they say: their blocks run in order, in one shell, for real."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ import pytest
 pytestmark = [pytest.mark.e2e, pytest.mark.chain, pytest.mark.prover]
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("quickstart-owner", "quickstart-dapp", "quickstart-contract")
+PAGES = (
+    "docs/quickstart-owner.md",
+    "docs/quickstart-dapp.md",
+    "README.md",
+    "docs/quickstart-contract.md",
+)
 BLOCK = re.compile(r"^```(bash|python) run\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TIMEOUT_S = 500
 
@@ -24,7 +29,7 @@ TIMEOUT_S = 500
 def script(pages: tuple[str, ...], ports: dict[str, int]) -> str:
     lines = ["set -euo pipefail"]
     for page in pages:
-        text = (ROOT / "docs" / f"{page}.md").read_text()
+        text = (ROOT / page).read_text()
         for number, (language, code) in enumerate(BLOCK.findall(text), start=1):
             for written, free in ports.items():
                 code = code.replace(written, str(free))
