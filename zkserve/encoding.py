@@ -62,7 +62,9 @@ def parse_json(data: bytes | str) -> Any:
         ValueError: it is not JSON, too deep, or holds NaN or infinity.
 
     """
-    return from_json(data, allow_inf_nan=False)
+    value = from_json(data, allow_inf_nan=False)
+    canonical_json(value)  # refuses infinity, as which the parser reads 1e400
+    return value
 
 
 def _prefixed(*parts: bytes) -> bytes:

@@ -67,7 +67,7 @@ class Processes:
         if code is not None:
             words = (self._folder / f"{name}.log").read_text(errors="replace").strip()
             raise Unavailable(
-                f"{name} ended with status {code}: {words[-500:]}",
+                f"{name} ended with status {code}: {words[-500:]}.",
                 remedy=f"Its log is {self._folder / name}.log.",
             )
 

@@ -58,7 +58,7 @@ _T = TypeVar("_T", bound=BaseModel)
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class _Scale(_Strict):
@@ -110,7 +110,7 @@ class _Receipt(_Strict):
 
 class _Tensor(_Strict):
     name: str
-    shape: list[int]
+    shape: list[Annotated[int, Field(gt=0)]]
     dtype: str
 
 
@@ -127,8 +127,9 @@ class _Manifest(_Strict):
     format: Literal["zkserve/manifest/v1"]
     circuit_id: _Bytes32
     engine: _Engine
-    input_mode: InputMode
-    weights_mode: WeightsMode
+    # JSON knows strings, not enums
+    input_mode: Annotated[InputMode, Field(strict=False)]
+    weights_mode: Annotated[WeightsMode, Field(strict=False)]
     weights: _Bytes32
     inputs: list[_Tensor]
     output: _Tensor

@@ -254,7 +254,7 @@ def export_onnx(recipe: Recipe, out: Path) -> Path:
             )
         if child.returncode:
             raise RecipeInvalid(
-                f"{recipe.source} failed to export (status {child.returncode}): {complaint}",
+                f"{recipe.source} failed to export (status {child.returncode}): {complaint}.",
                 remedy="It must define export(weights: Path, out: Path) that writes ONNX to out.",
             )
         if not written.is_file():
@@ -396,7 +396,8 @@ def _check_classes(file: _File) -> None:
     expected = 2 if size == 1 else size
     if file.classes and len(file.classes) != expected:
         raise RecipeInvalid(
-            f"The recipe names {len(file.classes)} classes, but an output of {size} decides among {expected}.",
+            f"The recipe names {len(file.classes)} classes, but an output of {size} decides among "
+            f"{expected}.",
             remedy="Name one class an output, or two for a single one: below zero, above zero.",
         )
 

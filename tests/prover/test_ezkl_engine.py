@@ -259,7 +259,7 @@ def test_bad_inputs_get_clear_errors(ezkl_engine: EzklEngine, proven: Proven):
         predict(1.0)
     with pytest.raises(InvalidInput, match="finite"):
         predict(1.0, float("nan"), 1.0)
-    with pytest.raises(InputOutOfRange, match="element 2"):
+    with pytest.raises(InputOutOfRange, match="Element 2"):
         predict(0.0, 0.0, 1e9)
     predict(1.0, 1.0, 1.0)
 
@@ -465,9 +465,14 @@ def test_an_opening_runs_again_to_the_same_claim(ezkl_engine: EzklEngine, proven
     assert ezkl_engine.reopen(proven.bundle, proven.prediction.opening) == proven.prediction
 
 
-def test_a_manifest_without_its_facts_is_refused(ezkl_engine: EzklEngine, proven: Proven):
-    bare = Bundle(manifest=replace(proven.bundle.manifest, facts={}), files=proven.bundle.files)
-    with pytest.raises(BundleMismatch, match="fact"):
-        ezkl_engine.verify(bare, proven.prediction.claim, proven.proof.data)
-    with pytest.raises(BundleMismatch, match="fact"):
+def test_a_manifest_without_its_parameters_is_refused(ezkl_engine: EzklEngine, proven: Proven):
+    stripped = replace(proven.bundle.manifest, parameters={})
+    claim = proven.prediction.claim
+    with pytest.raises(BundleMismatch, match="circuit id"):
+        ezkl_engine.verify(replace(proven.bundle, manifest=stripped), claim, proven.proof.data)
+    bare = replace(proven.bundle, manifest=identified(stripped))
+    claim = replace(claim, circuit_id=bare.manifest.circuit_id)
+    with pytest.raises(BundleMismatch, match="parameter"):
+        ezkl_engine.verify(bare, claim, proven.proof.data)
+    with pytest.raises(BundleMismatch, match="parameter"):
         ezkl_engine.reopen(bare, proven.prediction.opening)

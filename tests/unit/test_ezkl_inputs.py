@@ -34,7 +34,7 @@ def test_quantising_is_the_nearest_integer(value: float, scale: int):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_not_finite_is_refused(bad: float):
-    with pytest.raises(InvalidInput, match="element 1 of the input is not a finite"):
+    with pytest.raises(InvalidInput, match="Element 1 of the input is not a finite"):
         quantise(floats(0, bad), size=2, scale=8, bound=1000)
 
 
@@ -46,7 +46,7 @@ def test_another_shape_is_refused(inputs: np.ndarray):
 
 def test_the_bound_itself_is_out_of_range():
     assert quantise(floats(9), size=1, scale=0, bound=10) == (9,)
-    with pytest.raises(InputOutOfRange, match="element 0"):
+    with pytest.raises(InputOutOfRange, match="Element 0"):
         quantise(floats(-10), size=1, scale=0, bound=10)
     with pytest.raises(InputOutOfRange):
         quantise(floats(1e30), size=1, scale=8, bound=1 << 200)

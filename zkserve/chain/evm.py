@@ -69,7 +69,9 @@ def _compile(source: str, solc: str, runs: int) -> tuple[bytes, int]:
     answer = _answer(solc, request)
     errors = [error for error in answer.get("errors", []) if error["severity"] == "error"]
     if errors:
-        raise ChainError(f"The verifier does not compile: {errors[0]['formattedMessage'][:500]}")
+        raise ChainError(
+            f"The verifier does not compile: {errors[0]['formattedMessage'].strip()[:500]}."
+        )
     contracts: list[dict[str, Any]] = list(answer["contracts"]["Verifier.sol"].values())
     if len(contracts) != 1:
         raise ChainError(f"The verifier's source has {len(contracts)} contracts; expected one.")
@@ -104,7 +106,7 @@ def _answer(solc: str, request: dict[str, Any]) -> dict[str, Any]:
         raise Unavailable(f"{solc!r} did not finish within {_TIME_LIMIT_S} s.") from exc
     except subprocess.CalledProcessError as exc:
         raise ChainError(
-            f"{solc!r} failed: {exc.stderr.strip()[:500]}",
+            f"{solc!r} failed: {exc.stderr.strip()[:500]}.",
             remedy="Run `npm ci` in contracts/; Node 20 or newer must be on the PATH.",
         ) from exc
     except ValueError as exc:

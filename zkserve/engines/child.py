@@ -299,7 +299,7 @@ def _error(kind: str, message: str, remedy: str | None) -> errors.ZkserveError:
     known = getattr(errors, kind, None)
     if isinstance(known, type) and issubclass(known, errors.ZkserveError):
         return known(message, remedy=remedy)
-    return errors.EngineFailed(f"{kind}: {message}")
+    return errors.EngineFailed(f"The child process failed with {kind}: {message}.")
 
 
 # What follows runs in the child.

@@ -254,4 +254,4 @@ def _make_static(model: onnx.ModelProto) -> None:
 
 
 def _first_line(exc: Any) -> str:
-    return (str(exc).strip().splitlines() or [type(exc).__name__])[0][:200]
+    return (str(exc).strip().splitlines() or [type(exc).__name__])[0][:200].rstrip(".")

@@ -50,7 +50,9 @@ class Settings:
             ("inputs are hashed or public", mode is not None),
         ):
             if not sound:
-                raise BundleMismatch(f"The circuit's settings are not safe: it does not hold that {name}.")
+                raise BundleMismatch(
+                    f"The circuit's settings are not safe: it does not hold that {name}."
+                )
         assert mode is not None  # noqa: S101 (checked above)
         (input_scale,), (output_scale,) = (
             settings["model_input_scales"],
