@@ -40,7 +40,7 @@ class LocalChain:
 
     def verify_raw(self, source: str, proof: bytes, instances: list[int]) -> dict[str, int]:
         """Deploy a generated verifier and let it verify."""
-        deployed = self._send(None, evm.compile_verifier(source, SOLC))
+        deployed = self._send(None, evm.compile_verifier(source, SOLC).creation)
         address = _created(deployed)
         return {
             "deploy_gas": deployed.gas_used,
@@ -68,7 +68,7 @@ class LocalChain:
         adapter = deploy.deploy_verifier(
             self.chain,
             create,
-            evm.compile_verifier(source, SOLC),
+            evm.compile_verifier(source, SOLC).creation,
             circuit_id=manifest.circuit_id,
             weights=manifest.weights,
             committed_input=committed,
