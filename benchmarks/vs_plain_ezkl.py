@@ -28,6 +28,7 @@ from zkserve.engines.base import CircuitPlan, FloatArray, Limits, Progress, Srs
 from zkserve.engines.child import Answer, run_child
 from zkserve.engines.ezkl import engine as ezkl_engine
 from zkserve.engines.ezkl.claims import to_instances
+from zkserve.engines.srs import load_srs
 from zkserve.recipe import Recipe, Samples
 from zkserve.types import Claim, InputMode
 
@@ -225,7 +226,7 @@ def development_srs(folder: Path, log_size: int) -> Srs:
     """Make an SRS of exactly this size, or load the one made before."""
     path = folder / f"{log_size}.srs"
     if path.exists():
-        return ezkl_engine.load_srs(path, sha256=None, production=False)
+        return load_srs(path, sha256=None, production=False)
     return engine("ezkl").development_srs(log_size, path)
 
 
