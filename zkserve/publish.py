@@ -35,7 +35,8 @@ from zkserve.errors import (
 )
 from zkserve.node import Node
 from zkserve.receipt import manifest_from_dict, manifest_to_dict
-from zkserve.recipe import Recipe, Samples, export_onnx, samples
+from zkserve.recipe import Recipe, export_onnx, samples
+from zkserve.samples import Samples
 from zkserve.store import versions
 from zkserve.types import CircuitManifest, InputMode
 

@@ -243,7 +243,7 @@ GOOD = {"calibration": ROWS, "held_out": ROWS, "labels": LABELS}
     ("changed", "message"),
     [
         ({"calibration": None}, "no array 'calibration'"),
-        ({"heldout": ROWS}, "unknown key 'heldout'.*'held_out'"),
+        ({"heldout": ROWS}, "unknown array 'heldout'.*held_out"),
         ({"held_out": np.where(ROWS == 7, np.nan, ROWS)}, "held_out row 2 is not finite"),
         ({"calibration": np.full((2, 3), 1e300)}, "calibration row 0 is not finite in float32"),
         ({"held_out": np.zeros((4, 2))}, r"held_out has 2 elements.*take 3"),
