@@ -24,7 +24,7 @@ from eth_abi.abi import encode
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 
-from zkserve import outbox, publish, recipe, verify
+from zkserve import audit, outbox, publish, recipe, verify
 from zkserve.chain import deploy
 from zkserve.chain.contracts import Market, Registry
 from zkserve.chain.interfaces import interface
@@ -238,6 +238,14 @@ class _Demo:
         self.progress("verifying the settled receipt offline and by asking the chain")
         self._verify("on-chain", artifacts, circuit_id)
         verify.verify_on_chain(receipt, Chain(self.rpc_url), contracts.address(deploy.REGISTRY))
+        self.progress("auditing the registered verifier from public artifacts")
+        audit.audit(
+            Chain(self.rpc_url),
+            contracts.address(deploy.REGISTRY),
+            order.version_id,
+            verify.read_bundle(artifacts),
+            str(_ROOT / "contracts/tools/solc"),
+        )
         self._pay_out(market.address)
         return _row(job, receipt)
 

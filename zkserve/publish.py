@@ -103,11 +103,15 @@ def publish(
         publication = _publication(recipe, onnx, data, srs_source)
         known = _find_known(node, recipe, publication)
         if known is not None:
+            _check_shapes(recipe, known.manifest)
+            _check_agreement(recipe, known.manifest)
+            _check_lock(recipe, known.manifest, update=update_lock)
             return known
         bundle = _build(node, recipe, onnx, data, srs_source, work / "circuit", progress)
         _check_shapes(recipe, bundle.manifest)
         progress("measuring agreement with the float model")
         bundle = _with_agreement(recipe, onnx, data, bundle)
+        _check_agreement(recipe, bundle.manifest)
         _check_lock(recipe, bundle.manifest, update=update_lock)
         progress("storing artifacts")
         return _record(node, recipe, onnx, publication, bundle)
@@ -184,14 +188,19 @@ def _srs(
 
 def _with_agreement(recipe: Recipe, onnx: Path, data: Samples, bundle: Bundle) -> Bundle:
     agreement = measure_agreement(engine(recipe.engine), bundle, onnx, data.held_out, data.labels)
-    if agreement.max_abs > recipe.tolerance:
+    return replace(bundle, manifest=replace(bundle.manifest, agreement=agreement))
+
+
+def _check_agreement(recipe: Recipe, manifest: CircuitManifest) -> None:
+    agreement = manifest.agreement
+    if agreement is None or not agreement.max_abs <= recipe.tolerance:  # so that NaN is refused
+        found = f"{agreement.max_abs:.4g} on {agreement.samples}" if agreement else "unknown on all"
         raise ModelRejected(
-            f"The circuit differs from the float model by up to {agreement.max_abs:.4g} on "
-            f"{agreement.samples} held-out samples; the recipe tolerates {recipe.tolerance:.4g}.",
+            f"The circuit differs from the float model by up to {found} held-out samples; "
+            f"the recipe tolerates {recipe.tolerance:.4g}.",
             remedy="Raise the scale in [engine.options], add calibration samples, or widen the "
             "tolerance knowingly.",
         )
-    return replace(bundle, manifest=replace(bundle.manifest, agreement=agreement))
 
 
 def _check_shapes(recipe: Recipe, manifest: CircuitManifest) -> None:
@@ -357,7 +366,7 @@ def _deploy_verifier(
 ) -> str:
     progress("compiling the verifier contract")
     source = engine(manifest.engine).export_verifier(node.bundle(manifest, public_only=True))
-    raw = compile_verifier(source, solc)
+    raw = compile_verifier(source, solc).creation
     progress("deploying the verifier")
     committed = manifest.input_mode is InputMode.COMMITTED
     return deploy.deploy_verifier(

@@ -101,6 +101,11 @@ class Settings(BaseSettings):
         """The database URL in force."""
         return self.database_url or f"sqlite:///{(self.data_dir / 'zkserve.db').resolve()}"
 
+    @property
+    def solc_command(self) -> str:
+        """The Solidity compiler in force: the set one, or the checkout's."""
+        return self.solc or str(Path(__file__).resolve().parents[1] / "contracts/tools/solc")
+
     @model_validator(mode="after")
     def _srs_needs_digest(self) -> Settings:
         if self.srs_path and not self.srs_sha256:

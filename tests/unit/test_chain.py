@@ -143,7 +143,9 @@ def _compiled(size_bytes: int, *, version: str = SOLC_VERSION, contracts: int = 
 
 
 def test_verifier_that_fits_is_compiled_once(tmp_path: Path) -> None:
-    assert compile_verifier("contract C {}", _compiler(tmp_path, _compiled(24_576))) == b"\x60\x00"
+    code = compile_verifier("contract C {}", _compiler(tmp_path, _compiled(24_576)))
+    assert code.creation == b"\x60\x00"
+    assert len(code.runtime) == 24_576
     (request,) = [json.loads(path.read_text()) for path in tmp_path.glob("request-*")]
     assert request["sources"]["Verifier.sol"]["content"] == "contract C {}"
     assert request["settings"]["optimizer"]["enabled"] is True

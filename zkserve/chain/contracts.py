@@ -335,6 +335,39 @@ class Market(_Contract):
             return dict(decoded["args"])
 
 
+class Adapter(_Contract):
+    """The typed adapter over a generated ezkl verifier."""
+
+    def __init__(self, chain: Chain, address: str) -> None:
+        super().__init__(chain, address, "EzklVerifier")
+
+    def require_ours(self) -> None:
+        """Check that the code is that of our adapter, whatever it was set to.
+
+        Raises:
+            ChainError: it is other code, or there is none.
+
+        """
+        self.require_code()
+        if not interface(self._name).is_code(self._chain.code(self.address)):
+            raise ChainError(f"The code at {self.address} is not that of {self._name}.")
+
+    def raw(self) -> str:
+        """Return the address of the generated verifier."""
+        return str(self._read("raw"))
+
+    def terms(self) -> tuple[str, str, bool, int, int, int]:
+        """Return circuit id, weights, committed input or not, inputs, outputs, proof length."""
+        return (
+            to_hex(self._read("circuitId")),
+            to_hex(self._read("weights")),
+            bool(self._read("committedInput")),
+            int(self._read("inputCount")),
+            int(self._read("outputCount")),
+            int(self._read("proofLength")),
+        )
+
+
 def verifier_verify(chain: Chain, address: str, claim: Claim, proof: bytes) -> None:
     """Return if the verifier contract at an address accepts a claim; costs no gas.
 

@@ -145,7 +145,7 @@ def deploy_verifier(
 ) -> str:
     """Deploy a generated verifier and the typed adapter over it; return the adapter's address.
 
-    ``raw_creation`` is what :func:`zkserve.chain.evm.compile_verifier` gave; ``input_count`` is 1
+    ``raw_creation`` is from :func:`zkserve.chain.evm.compile_verifier`; ``input_count`` is 1
     for a committed input; ``proof_length`` in bytes.
 
     Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
+from dataclasses import dataclass
 from typing import Any
 
 from zkserve.encoding import hex_bytes
@@ -19,8 +20,16 @@ _OUTPUTS = ("evm.bytecode.object", "evm.deployedBytecode.object", "metadata")
 _TIME_LIMIT_S = 300
 
 
-def compile_verifier(source: str, solc: str) -> bytes:
-    """Return the creation bytecode of the one contract in a generated verifier's source.
+@dataclass(frozen=True, kw_only=True)
+class Bytecode:
+    """What creates a contract, and what then lies on the chain."""
+
+    creation: bytes
+    runtime: bytes
+
+
+def compile_verifier(source: str, solc: str) -> Bytecode:
+    """Compile the one contract in a generated verifier's source; the same source, the same code.
 
     ``solc`` is a command that speaks ``--standard-json``. The optimiser is on; the IR pipeline is
     off, under which these verifiers do not compile (stack too deep).
@@ -31,13 +40,12 @@ def compile_verifier(source: str, solc: str) -> bytes:
         Unavailable: there is no such compiler.
 
     """
-    size_bytes = 0
     for runs in _RUNS:
-        creation, size_bytes = _compile(source, solc, runs)
-        if size_bytes <= CODE_LIMIT_BYTES:
-            return creation
+        code = _compile(source, solc, runs)
+        if len(code.runtime) <= CODE_LIMIT_BYTES:
+            return code
     raise ModelRejected(
-        f"The verifier has {size_bytes} bytes, a chain takes {CODE_LIMIT_BYTES}.",
+        f"The verifier has {len(code.runtime)} bytes, a chain takes {CODE_LIMIT_BYTES}.",
         remedy="Give the circuit fewer columns: fewer kinds of operations, or smaller lookups.",
     )
 
@@ -55,7 +63,7 @@ def solc_version(solc: str) -> str:
     return SOLC_VERSION
 
 
-def _compile(source: str, solc: str, runs: int) -> tuple[bytes, int]:
+def _compile(source: str, solc: str, runs: int) -> Bytecode:
     request = {
         "language": "Solidity",
         "sources": {"Verifier.sol": {"content": source}},
@@ -82,8 +90,10 @@ def _compile(source: str, solc: str, runs: int) -> tuple[bytes, int]:
             remedy=f"Point ZKSERVE_SOLC at solc {SOLC_VERSION}.",
         )
     code = contracts[0]["evm"]
-    creation = hex_bytes("0x" + code["bytecode"]["object"])
-    return creation, len(code["deployedBytecode"]["object"]) // 2
+    return Bytecode(
+        creation=hex_bytes("0x" + code["bytecode"]["object"]),
+        runtime=hex_bytes("0x" + code["deployedBytecode"]["object"]),
+    )
 
 
 def _answer(solc: str, request: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from zkserve.engines.base import Progress
@@ -21,6 +22,9 @@ out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Answer in JSON, without progress.")]
+JsonErrorsFlag = Annotated[
+    bool, typer.Option("--json", help="Report in JSON why it cannot run; logs always are JSON.")
+]
 
 
 def read_settings() -> Settings:
@@ -35,8 +39,9 @@ def read_settings() -> Settings:
     except ValidationError as exc:
         first = exc.errors()[0]
         name = "_".join(str(part) for part in first["loc"]).upper()
+        wrong = f"Setting ZKSERVE_{name} is wrong" if name else "The settings contradict each other"
         raise InvalidInput(
-            f"Setting ZKSERVE_{name} is wrong: {first['msg']}.",
+            f"{wrong}: {first['msg'].removeprefix('Value error, ').rstrip('.')}.",
             remedy="docs/settings.md lists every setting.",
         ) from exc
 
@@ -56,7 +61,7 @@ def table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]])
     for column in columns:
         shown.add_column(column)
     for row in rows:
-        shown.add_row(*row)
+        shown.add_row(*map(escape, row))
     out.print(shown)
 
 
@@ -66,7 +71,7 @@ def report_error(error: ZkserveError, *, as_json: bool) -> None:
         problem = {"code": error.code, "detail": error.message, "remedy": error.remedy}
         typer.echo(json.dumps({"error": problem}, indent=2))
         return
-    err.print(f"[bold red]error[/]: {error.message}", markup=True)
+    err.print(f"[bold red]error[/]: {escape(error.message)}")
     if error.remedy:
         err.print(f"  → {error.remedy}", markup=False)
 

@@ -11,11 +11,12 @@ from typing import Annotated, Any
 
 import psutil
 import typer
+from rich.markup import escape
 
 from zkserve import log
 from zkserve.artifacts import ArtifactStore
 from zkserve.cli.console import JsonFlag, answer, progress, read_settings, table
-from zkserve.cli.owner import open_chain, open_node, solc_command
+from zkserve.cli.owner import open_chain, open_node
 from zkserve.cli.user import ApiKeyOption, UrlOption, open_client
 from zkserve.errors import NotFound, ZkserveError
 from zkserve.settings import Settings
@@ -86,7 +87,7 @@ def doctor(as_json: JsonFlag = False) -> None:
     else:
         for finding in findings:
             mark = "[green]✓[/]" if finding["ok"] else "[red]✗[/]"
-            answer({}, False, f"{mark} {finding['check']:<10} {finding['found']}")
+            answer({}, False, f"{mark} {finding['check']:<10} {escape(finding['found'])}")
     if not healthy:
         sys.exit(1)
 
@@ -136,7 +137,7 @@ def _check_database(settings: Settings) -> str:
 def _check_solc(settings: Settings) -> str:
     from zkserve.chain.evm import solc_version
 
-    return solc_version(solc_command(settings))
+    return solc_version(settings.solc_command)
 
 
 def _check_srs(settings: Settings) -> str:

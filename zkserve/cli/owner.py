@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zkserve import log
-from zkserve.cli.console import JsonFlag, answer, progress, read_settings
+from zkserve.cli.console import JsonErrorsFlag, JsonFlag, answer, progress, read_settings
 from zkserve.errors import InvalidInput
 from zkserve.node import Node
 from zkserve.settings import Settings
@@ -17,8 +17,6 @@ if TYPE_CHECKING:  # imported when called: `serve` must stay light, and --help q
     from zkserve.chain.rpc import Chain
     from zkserve.engines.base import Progress
     from zkserve.publish import Published
-
-_ROOT = Path(__file__).resolve().parents[2]
 
 
 def register(app: typer.Typer) -> None:
@@ -135,11 +133,6 @@ def open_chain(settings: Settings) -> Chain:
     return Chain(settings.rpc_url, signer_key=key, max_fee_gwei=settings.max_fee_gwei)
 
 
-def solc_command(settings: Settings) -> str:
-    """Return the Solidity compiler in force: the set one, or the checkout's."""
-    return settings.solc or str(_ROOT / "contracts" / "tools" / "solc")
-
-
 def _register(
     node: Node, settings: Settings, published: Published, price_wei: int | None, show: Progress
 ) -> str:
@@ -158,29 +151,34 @@ def _register(
         market=settings.market,
         price_wei=price_wei,
         uri=settings.public_url,
-        solc=solc_command(settings),
+        solc=settings.solc_command,
         confirmations=settings.confirmations,
         progress=show,
     )
     return f"0x{version_id:064x}"
 
 
-def serve() -> None:
-    """Serve the HTTP API (Open Inference Protocol v2, proofs, receipts, artifacts)."""
+def serve(as_json: JsonErrorsFlag = False) -> None:
+    """Serve the HTTP API (Open Inference Protocol v2, proofs, receipts, artifacts).
+
+    Example: `ZKSERVE_PORT=8080 zkserve serve`
+    """
     from zkserve import api
 
+    del as_json
     settings = read_settings()
     log.configure(settings.log_level)
     api.serve(settings)
 
 
-def work() -> None:
+def work(as_json: JsonErrorsFlag = False) -> None:
     """Run a worker: proves jobs and, where a chain is set, follows and fulfils requests.
 
     Kill it whenever you like: started again under the same ZKSERVE_EXECUTOR_ID it goes on.
     """
     from zkserve import worker
 
+    del as_json
     settings = read_settings()
     log.configure(settings.log_level)
     worker.main(settings)

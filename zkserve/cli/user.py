@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from zkserve.cli.console import JsonFlag, answer, progress, read_settings
 from zkserve.client import Client
-from zkserve.encoding import parse_json
+from zkserve.encoding import parse_json, to_hex
 from zkserve.errors import InvalidInput, NotFound
 from zkserve.receipt import receipt_to_dict
 
@@ -31,6 +32,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(predict)
     app.command()(verify)
+    app.command()(audit)
 
 
 def open_client(url: str | None, api_key: str | None) -> Client:
@@ -84,7 +86,7 @@ def predict(
         as_json,
         f"values  {', '.join(f'{value:.6g}' for value in prediction.values)}",
         f"proof   {prediction.proof_id}"
-        + (f", receipt in {receipt}" if receipt else " (not yet proven)"),
+        + (f", receipt in {escape(str(receipt))}" if receipt else " (not yet proven)"),
     )
 
 
@@ -146,6 +148,52 @@ def verify(
     )
 
 
+def audit(
+    version_id: Annotated[str, typer.Argument(help="Id of a registered version, 0x….")],
+    rpc_url: Annotated[str, typer.Option(help="A node of the chain.")],
+    registry: Annotated[str, typer.Option(help="Address of the registry you trust.")],
+    artifacts: Annotated[
+        Path | None, typer.Option(help="Folder of the circuit's public artifacts.")
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(help="Download the public artifacts from this service first.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Check that a registered version's contracts verify the circuit of the public artifacts.
+
+    The verifier is made anew from the verifying key, compiled, and compared byte for byte.
+    """
+    from zkserve import audit as use_case
+    from zkserve.chain.contracts import Registry
+    from zkserve.chain.rpc import Chain
+    from zkserve.verify import read_bundle
+
+    try:
+        number = int(version_id, 16)
+    except ValueError as exc:
+        raise InvalidInput(f"{version_id!r} is no version id: expected 0x and hex.") from exc
+    chain, solc = Chain(rpc_url), read_settings().solc_command
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = artifacts or Path(temporary)
+        if artifacts is None:
+            if url is None:
+                raise InvalidInput(
+                    "No artifacts were named.", remedy="Add --artifacts FOLDER or --url URL."
+                )
+            circuit = Registry(chain, registry).get_version(number).circuit_id
+            with Client(url) as client:
+                client.download_artifacts(to_hex(circuit), folder)
+        result = use_case.audit(chain, registry, number, read_bundle(folder), solc)
+    answer(
+        {"matches": True, **asdict(result)},
+        as_json,
+        f"[bold green]matches[/]  version {result.version_id}",
+        *(f"  ✓ {line}" for line in result.established),
+        *(f"  [yellow]![/] {line}" for line in result.caveats),
+    )
+
+
 def _verify_folder(receipt: Any, folder: Path, circuit: str | None, opening: Path | None) -> Any:
     from zkserve import verify as use_case
 
@@ -182,7 +230,10 @@ def _flatten(values: object) -> list[float]:
     if isinstance(values, list):
         return [number for value in values for number in _flatten(value)]
     if isinstance(values, (int, float)) and not isinstance(values, bool):
-        return [float(values)]
+        try:
+            return [float(values)]
+        except OverflowError as exc:
+            raise InvalidInput("The input holds a number beyond what a float can hold.") from exc
     raise InvalidInput(
         f"The input holds a {type(values).__name__}.", remedy="Give a list of numbers only."
     )

@@ -207,3 +207,12 @@ class Engine(Protocol):
     def export_verifier(self, bundle: Bundle) -> str:
         """Return self-contained Solidity source of the raw verifier, patched to be safe."""
         ...
+
+    def check_verifier(self, bundle: Bundle, *, limits: Limits = ...) -> None:
+        """Make the raw verifier anew from the public files and compare it with the pinned one.
+
+        Raises:
+            BundleMismatch: the pinned source does not verify this circuit, or was altered.
+
+        """
+        ...

@@ -347,6 +347,22 @@ class EzklEngine:
         """Return the pinned Solidity source; see :meth:`Engine.export_verifier`."""
         return self._pinned(bundle, "verifier_source")["verifier_source"].read_text()
 
+    def check_verifier(self, bundle: Bundle, *, limits: Limits = _DEFAULT_LIMITS) -> None:
+        """Export the verifier again from key and settings; see :meth:`Engine.check_verifier`."""
+        files = self._pinned(bundle, "settings", "verifying_key", "verifier_srs", "verifier_source")
+        source: str = run_child(
+            STEPS + "export_verifier",
+            limits=limits,
+            settings=str(files["settings"].resolve()),
+            verifying_key=str(files["verifying_key"].resolve()),
+            srs=str(files["verifier_srs"].resolve()),
+        ).value
+        if source != files["verifier_source"].read_text():
+            raise BundleMismatch(
+                "The pinned verifier source is not what the verifying key gives.",
+                remedy="Do not trust this circuit: its contract verifies something else.",
+            )
+
     def close(self) -> None:
         """Stop the warm child; the next prediction starts another."""
         with self._warm_lock:

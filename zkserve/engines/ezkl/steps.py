@@ -139,22 +139,30 @@ def make_keys(*, folder: str, srs: str) -> None:
             disable_selector_compression=False,
         )
     report("exporting the verifier")
-    source = at / "Verifier.sol"
+    (at / "Verifier.sol").write_text(
+        export_verifier(
+            settings=str(at / "settings.json"), verifying_key=str(at / "vk.key"), srs=srs
+        )
+    )
+
+
+def export_verifier(*, settings: str, verifying_key: str, srs: str) -> str:
+    """Return the patched Solidity source of a circuit's verifier."""
     with _scratch() as scratch:
         raw = scratch / "raw.sol"
         try:
-            asyncio.run(_create_verifier(at, raw, scratch / "abi.json", srs))
+            asyncio.run(
+                _create_verifier(verifying_key, settings, str(raw), str(scratch / "abi.json"), srs)
+            )
         except Exception as exc:
             # It writes the source and only then asks for a Solidity compiler, which is not there.
             if "svm" not in str(exc) or not raw.is_file():
                 raise EngineFailed(f"ezkl cannot export a verifier: {_text(exc)}.") from exc
-        source.write_text(patch(raw.read_text()))
+        return patch(raw.read_text())
 
 
-async def _create_verifier(at: Path, source: Path, abi: Path, srs: str) -> None:
-    await ezkl.create_evm_verifier(
-        str(at / "vk.key"), str(at / "settings.json"), str(source), str(abi), srs, reusable=False
-    )
+async def _create_verifier(key: str, settings: str, source: str, abi: str, srs: str) -> None:
+    await ezkl.create_evm_verifier(key, settings, source, abi, srs, reusable=False)
 
 
 def witness(*, settings: str, compiled: str, elements: list[int]) -> list[int]:

@@ -1,0 +1,107 @@
+"""Audit a registered version: whether its contract verifies the circuit of the artifacts.
+
+A receipt that verifies on chain is worth what the registered verifier is worth. Nobody vouches for
+that one but its bytes: they are made anew here from the public artifacts and compared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from eth_utils.crypto import keccak
+
+from zkserve.chain.contracts import Adapter, RegisteredVersion, Registry
+from zkserve.chain.evm import compile_verifier
+from zkserve.chain.rpc import Chain
+from zkserve.encoding import to_hex
+from zkserve.engines import engine
+from zkserve.engines.base import Bundle
+from zkserve.errors import BundleMismatch
+from zkserve.types import CircuitManifest, InputMode
+
+_CAVEATS = (
+    "That the circuit computes the registered ONNX model is the owner's word: only who has the "
+    "weights can compile it again.",
+    "You trust the node you asked, and the registry's address you gave.",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """What was established about a version, in words, and what was not."""
+
+    version_id: str
+    circuit_id: str
+    established: tuple[str, ...]
+    caveats: tuple[str, ...]
+
+
+def audit(chain: Chain, registry: str, version_id: int, bundle: Bundle, solc: str) -> Audit:
+    """Compare a registered version and its contracts with a circuit's public artifacts.
+
+    ``bundle`` needs only public files; ``solc`` as :func:`zkserve.chain.evm.compile_verifier`.
+
+    Raises:
+        BundleMismatch: something on the chain is not what the artifacts give.
+        ChainError, Unavailable: the node refuses or does not answer.
+
+    """
+    manifest = bundle.manifest
+    version = Registry(chain, registry).get_version(version_id)
+    _check_registration(version, manifest)
+    proof_system = engine(manifest.engine)
+    proof_system.check_verifier(bundle)
+    adapter = Adapter(chain, version.verifier)
+    adapter.require_ours()
+    _require("adapter's terms", _adapter_terms(manifest), adapter.terms())
+    expected = compile_verifier(proof_system.export_verifier(bundle), solc).runtime
+    if chain.code(adapter.raw()) != expected:
+        raise BundleMismatch(
+            f"The raw verifier at {adapter.raw()} has other code than the pinned source gives.",
+            remedy="Do not rely on this version on chain.",
+        )
+    caveats = list(_CAVEATS)
+    if version.development_srs:
+        caveats.append("Development SRS: whoever made it can forge proofs.")
+    return Audit(
+        version_id=f"0x{version_id:064x}",
+        circuit_id=manifest.circuit_id,
+        established=(
+            "The registry pins the circuit id, weights, key, unit and agreement of the artifacts.",
+            "The verifier's source is what the engine makes of the pinned verifying key.",
+            f"The contract at {adapter.raw()} is that source, compiled.",
+            f"The contract at {adapter.address} is this product's adapter, set to this circuit.",
+        ),
+        caveats=tuple(caveats),
+    )
+
+
+def _check_registration(version: RegisteredVersion, manifest: CircuitManifest) -> None:
+    _require("circuit id", manifest.circuit_id, to_hex(version.circuit_id))
+    _require("weights commitment", manifest.weights, to_hex(version.weights))
+    _require("verifying key", manifest.pins["verifying_key"], version.vk_hash.hex())
+    system = to_hex(keccak(text=f"{manifest.engine}/{manifest.engine_version}"))
+    _require("proof system", system, to_hex(version.proof_system_id))
+    unit = (manifest.output_scale.multiplier, manifest.output_scale.shift)
+    _require("output unit", unit, (version.output_multiplier, version.output_shift))
+    _require("development SRS mark", manifest.development_srs, version.development_srs)
+
+
+def _adapter_terms(manifest: CircuitManifest) -> tuple[str, str, bool, int, int, int]:
+    committed = manifest.input_mode is InputMode.COMMITTED
+    return (
+        manifest.circuit_id,
+        manifest.weights,
+        committed,
+        1 if committed else sum(spec.size for spec in manifest.inputs),
+        manifest.output.size,
+        manifest.parameters["proof_bytes"],
+    )
+
+
+def _require(what: str, expected: object, found: object) -> None:
+    if expected != found:
+        raise BundleMismatch(
+            f"The {what} on chain is {found}; the artifacts give {expected}.",
+            remedy="Do not rely on this version on chain, or fetch the artifacts of its circuit.",
+        )
