@@ -17,15 +17,16 @@ from unittest import mock
 
 import numpy as np
 import psutil
+from sqlalchemy.orm import Session
 
-from zkserve.encoding import canonical_json, claim_digest, identified
+from zkserve.encoding import canonical_json, claim_digest, identified, to_hex
 from zkserve.engines.base import Bundle, FloatArray, Limits, Prediction, Proof
 from zkserve.engines.child import run_child
 from zkserve.errors import InputOutOfRange, InvalidInput, ProofInvalid
 from zkserve.node import Node
 from zkserve.receipt import manifest_to_dict
-from zkserve.store import versions
-from zkserve.store.tables import VersionRow
+from zkserve.store import jobs, keys, versions
+from zkserve.store.tables import JobRow, RequestRow, VersionRow
 from zkserve.types import CircuitManifest, Claim, InputMode, Scale, TensorSpec, WeightsMode
 
 SCALE = Scale(multiplier=1, shift=8)
@@ -210,3 +211,25 @@ def _predict(bundle: Bundle, quantised: list[int], salt: bytes | None) -> Predic
 
 def _pack(values: list[int]) -> bytes:
     return b"".join(value.to_bytes(8, "big", signed=True) for value in values)
+
+
+def requested(
+    session: Session, version: VersionRow, *, packed: bytes = b"", deadline: int = 1 << 40
+) -> JobRow:
+    """Store a request and its job, as following a market does; return the job."""
+    job = jobs.add(session, version_id=version.id, tenant=keys.ON_CHAIN)
+    session.add(
+        RequestRow(
+            chain_id=31337,
+            market="0x" + "11" * 20,
+            request_id=1,
+            job_id=job.id,
+            input=to_hex(packed),
+            requester="0x" + "22" * 20,
+            price_wei="1",
+            deadline=deadline,
+            block=1,
+            block_hash="0x" + "33" * 32,
+        )
+    )
+    return job

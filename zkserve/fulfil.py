@@ -1,6 +1,6 @@
-"""Serve on-chain orders: follow the market's events, find the input, settle with a proof.
+"""Serve on-chain requests: follow the market's events, find the input, settle with a proof.
 
-Each function may be stopped at any line and called again. What the chain says counts: an order is
+Each function may be stopped at any line and called again. What the chain says counts: a request is
 looked up there before anything is sent for it, and after.
 """
 
@@ -40,8 +40,9 @@ def follow(node: Node, chain: Chain, queue: JobQueue, *, market: str, confirmati
 
     Jobs, cursor and enqueueing commit together, a chunk of blocks at a time, up to
     ``confirmations`` behind the head. Where the chain replaced blocks already read, they are read
-    again: an order already known stays one job. Orders for versions that are not ours are passed.
-    The first time starts at the market's creation, or now where the node does not know when.
+    again: a request already known stays one job. Requests for versions that are not ours are
+    passed. The first time starts at the market's creation, or now where the node does not know
+    when.
 
     Raises:
         Unavailable, ChainError: the node is down, lies, or reorganised meanwhile; nothing was
@@ -114,7 +115,7 @@ def _creation(chain: Chain, address: str, head: int) -> int:
 
 
 def _take(session: Session, queue: JobQueue, chain_id: int, market: str, event: Requested) -> bool:
-    """Start the job of an order, unless it is known or not for us."""
+    """Start the job of a request, unless it is known or not for us."""
     version = requests.version_on_chain(
         session, chain_id, to_hex(event.version_id.to_bytes(32, "big"))
     )
@@ -152,7 +153,7 @@ def _same(known: RequestRow, found: RequestRow) -> bool:
 
 
 def _drop(session: Session, job: JobRow, known: RequestRow) -> None:
-    """Give up an order that a reorganisation replaced by another of the same number."""
+    """Give up a request that a reorganisation replaced by another of the same number."""
     if not JobState(job.state).final:
         jobs.fail(
             session, job, Conflict(f"The chain replaced request {known.request_id} by another.")
@@ -162,14 +163,14 @@ def _drop(session: Session, job: JobRow, known: RequestRow) -> None:
 
 
 def prepare(node: Node, job_id: str) -> bool:
-    """Find the input of an order and compute its claim; True once the job has both.
+    """Find the input of a request and compute its claim; True once the job has both.
 
     False while a committed input was not handed in yet (AWAITING_INPUT), and for a job that is
     final: past its deadline it is EXPIRED.
 
     Raises:
         InvalidInput: a public input is not one of this circuit.
-        ProofInvalid: the prediction does not show the input that was ordered.
+        ProofInvalid: the prediction does not show the input that was requested.
         EngineFailed: the engine broke; try again.
 
     """
@@ -216,12 +217,12 @@ def _predict(
         packed = hex_bytes(request.input)
         prediction = engine.predict(bundle, engine.unpack_input(manifest, packed))
     if to_hex(prediction.claim.input) != request.input:
-        raise ProofInvalid("The prediction does not show the input that was ordered.")
+        raise ProofInvalid("The prediction does not show the input that was requested.")
     return prediction
 
 
 def settle(node: Node, chain: Chain, job_id: str, *, confirmations: int = 0) -> bool:
-    """Take a proven order one step towards its settlement; True once the job is final.
+    """Take a proven request one step towards its settlement; True once the job is final.
 
     DONE with a settlement when the market holds the request as fulfilled, by us or by anybody;
     EXPIRED past the deadline; FAILED where the market refuses what we know to be proven. Only what
@@ -253,7 +254,7 @@ def settle(node: Node, chain: Chain, job_id: str, *, confirmations: int = 0) -> 
         return _conclude(node, chain, market, job, event)
     if chain.head().timestamp > request.deadline:
         return _expire(node, chain, job_id, request, settled)
-    # Gas is paid only for an order that is itself safe; its proof could start before.
+    # Gas is paid only for a request that is itself safe; its proof could start before.
     begun = JobState(job.state) is not JobState.STORED
     safe = begun or request.block <= chain.settled(confirmations, tag="safe")
     if status is RequestStatus.OPEN and safe:

@@ -106,7 +106,7 @@ def test_custom_errors_are_named(world: World) -> None:
 
 
 def test_request_reads_back_as_made(world: World) -> None:
-    number = world.order(callback_gas=50_000)
+    number = world.request(callback_gas=50_000)
     request = world.market.request_of(number)
     assert request.status is RequestStatus.OPEN
     assert request.requester == account(1).address

@@ -1,4 +1,4 @@
-"""On-chain orders on a real node with real proofs: served once, whatever breaks in between."""
+"""On-chain requests on a real node with real proofs: served once, whatever breaks in between."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def receipt_of(world: World, job_id: str) -> Receipt:
         return prove.receipt(world.node, session, jobs.get(session, job_id))
 
 
-def test_an_order_is_served_and_paid(world: World) -> None:
-    request_id = world.order()
+def test_a_request_is_served_and_paid(world: World) -> None:
+    request_id = world.request()
     assert world.follow() == 1
     job_id = world.job(request_id).id
     assert not fulfil.prepare(world.node, job_id), "its input is not here yet"
@@ -72,7 +72,7 @@ def test_an_order_is_served_and_paid(world: World) -> None:
 
 
 def test_events_read_again_start_nothing_twice(world: World) -> None:
-    first, second = world.order(), world.order("second")
+    first, second = world.request(), world.request("second")
     assert world.follow() == 2
     assert world.follow() == 0
     with world.node.database.session() as session:
@@ -82,15 +82,15 @@ def test_events_read_again_start_nothing_twice(world: World) -> None:
     assert world.job(first).id != world.job(second).id
 
 
-def test_order_for_a_version_of_others_is_passed(world: World) -> None:
+def test_request_for_a_version_of_others_is_passed(world: World) -> None:
     foreign = world.register("foreign")
-    world.order(version_id=foreign)
+    world.request(version_id=foreign)
     assert world.follow() == 0
     with world.node.database.snapshot() as session:
         cursor = requests.cursor(session, world.chain.chain_id, world.market.address)
         assert cursor is not None
         assert cursor.block == world.chain.head().number
-    world.order()
+    world.request()
     assert world.follow() == 1
 
 
@@ -100,7 +100,7 @@ def test_following_stays_behind_the_head_and_reads_in_chunks(
     monkeypatch.setattr(fulfil, "LOG_BLOCKS", 3)
     monkeypatch.setattr(contracts, "LOG_BLOCKS", 2)
     for _ in range(4):
-        world.order()
+        world.request()
         world.anvil.mine(2)
     assert world.follow(confirmations=4) == 3
     assert world.follow(confirmations=4) == 0
@@ -108,10 +108,10 @@ def test_following_stays_behind_the_head_and_reads_in_chunks(
 
 
 def test_following_killed_at_every_line_loses_and_doubles_nothing(world: World) -> None:
-    line, orders, started, finished = 0, [], 0, False
+    line, request_ids, started, finished = 0, [], 0, False
     while not finished:
         line += 1
-        orders.append(world.order())
+        request_ids.append(world.request())
         try:
             with killed_at_line(line, fulfil):
                 world.follow()
@@ -123,55 +123,55 @@ def test_following_killed_at_every_line_loses_and_doubles_nothing(world: World) 
     started = world.follow()
     assert line > 20, "the fault injection reached no line"
     assert started == 0
-    ids = [world.job(order).id for order in orders]
-    assert len(set(ids)) == len(orders)
+    ids = [world.job(number).id for number in request_ids]
+    assert len(set(ids)) == len(request_ids)
     with world.node.database.snapshot() as session:
-        assert jobs.count_by_state(session)[_S.ACCEPTED] == len(orders)
+        assert jobs.count_by_state(session)[_S.ACCEPTED] == len(request_ids)
 
 
-def test_reorg_of_three_blocks_loses_and_doubles_no_order(world: World) -> None:
-    kept = world.order()
+def test_reorg_of_three_blocks_loses_and_doubles_no_request(world: World) -> None:
+    kept = world.request()
     world.anvil.mine(1)
-    moved = world.order("second")
-    lost_from_view = world.order()
+    moved = world.request("second")
+    lost_from_view = world.request()
     assert world.follow() == 3
     before = {number: world.job(number).id for number in (kept, moved, lost_from_view)}
 
     world.anvil.rpc("anvil_rollback", 3)
     assert world.follow() == 0, "shorter than what was read: wait"
     world.anvil.mine(1)
-    assert world.order("second") == moved  # mined again, in another block
+    assert world.request("second") == moved  # mined again, in another block
     world.anvil.mine(3)
     assert world.follow() == 0
-    assert world.order() == lost_from_view  # and this one later still
-    late = world.order("second")
+    assert world.request() == lost_from_view  # and this one later still
+    late = world.request("second")
     assert world.follow() == 1
     assert {number: world.job(number).id for number in before} == before
     assert world.job(late).id not in before.values()
     assert world.settle(world.prepared(moved, "second"))
 
 
-def test_reorg_deeper_than_one_step_back_is_found_by_the_orders_it_moved(
+def test_reorg_deeper_than_one_step_back_is_found_by_the_requests_it_moved(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fulfil, "_REWIND_BLOCKS", 1)
-    orders = []
+    request_ids = []
     for _ in range(4):
-        orders.append(world.order())
+        request_ids.append(world.request())
         world.anvil.mine(1)
     assert world.follow() == 4
-    world.anvil.rpc("anvil_rollback", 6)  # all but the first order
+    world.anvil.rpc("anvil_rollback", 6)  # all but the first request
     world.anvil.mine(2)
-    assert [world.order("second") for _ in range(3)] == orders[1:]
+    assert [world.request("second") for _ in range(3)] == request_ids[1:]
     world.anvil.mine(3)
     assert world.follow() == 3
     assert world.follow() == 0
 
 
-def test_order_replaced_by_another_of_its_number_in_a_reorg(world: World) -> None:
+def test_request_replaced_by_another_of_its_number_in_a_reorg(world: World) -> None:
     number, job_id = world.proven()
     world.anvil.rpc("anvil_rollback", 1)
-    assert world.order("second") == number
+    assert world.request("second") == number
     world.anvil.mine(2)
     assert world.follow() == 1
     assert world.job(number).id != job_id
@@ -185,7 +185,7 @@ def test_order_replaced_by_another_of_its_number_in_a_reorg(world: World) -> Non
 def test_reorg_between_events_and_header_stalls_the_cursor(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world.order()
+    world.request()
     honest, calls = world.chain.block, iter(range(100))
 
     def shifting(which: Any = "latest") -> Any:
@@ -202,7 +202,7 @@ def test_reorg_between_events_and_header_stalls_the_cursor(
             world.follow()
     with world.node.database.snapshot() as session:
         assert requests.cursor(session, world.chain.chain_id, world.market.address) is None
-    assert world.follow() == 0, "the order is gone with its block"
+    assert world.follow() == 0, "the request is gone with its block"
 
 
 def test_somebody_else_was_first(world: World) -> None:
@@ -270,7 +270,7 @@ def test_settlement_reorganised_away_is_sent_again_as_it_was(world: World) -> No
     assert world.market.owed(world.chain.signer) == PRICE_WEI
 
 
-def test_young_order_is_proved_but_not_yet_paid_for(world: World) -> None:
+def test_young_request_is_proved_but_not_yet_paid_for(world: World) -> None:
     _, job_id = world.proven()
     assert not world.settle(job_id, confirmations=2)
     assert world.states(job_id)[-1] is _S.STORED
@@ -293,7 +293,7 @@ def test_deadline_passes_before_the_proof(world: World) -> None:
     assert world.market.owed(account(REQUESTER).address) == PRICE_WEI
 
 
-def test_refunded_order_expires(world: World) -> None:
+def test_refunded_request_expires(world: World) -> None:
     request_id, job_id = world.proven(window_s=120)
     world.anvil.rpc("evm_increaseTime", 200)
     world.send_as(STRANGER, world.market.refund_calldata(request_id))
@@ -363,7 +363,7 @@ def test_market_address_without_code_is_refused(world: World) -> None:
         )
 
 
-def test_order_of_another_chain_is_not_settled_here(world: World) -> None:
+def test_request_of_another_chain_is_not_settled_here(world: World) -> None:
     _, job_id = world.proven()
     with world.node.database.session() as session:
         requests.get_by_job(session, job_id).chain_id = 1

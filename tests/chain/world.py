@@ -204,7 +204,7 @@ class World:
         assert receipt["status"] == 1
         return receipt
 
-    def order(
+    def request(
         self,
         case: str = "first",
         *,
@@ -212,7 +212,7 @@ class World:
         callback_gas: int = 0,
         window_s: int = 3600,
     ) -> int:
-        """Order a prediction and return the request's number."""
+        """Request a prediction and return the request's number."""
         data = self.market.request_calldata(
             version_id or self.version_id,
             hex_bytes(recorded()[case]["input"]),
@@ -259,13 +259,13 @@ class World:
             return [JobState(event.state) for event in jobs.events_after(session, job_id)]
 
     def proven(self, case: str = "first", **options: Any) -> tuple[int, str]:
-        """Order, follow and prove: a request and its job, ready to settle."""
-        request_id = self.order(case, **options)
+        """Request, follow and prove: a request and its job, ready to settle."""
+        request_id = self.request(case, **options)
         assert self.follow() == 1
         return request_id, self.prepared(request_id, case)
 
     def prepared(self, request_id: int, case: str) -> str:
-        """Hand in the input of an order that was followed and prove it; return its job."""
+        """Hand in the input of a request that was followed and prove it; return its job."""
         self.hand_in(case)
         job_id = self.job(request_id).id
         assert fulfil.prepare(self.node, job_id)

@@ -52,3 +52,17 @@ async def http(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
         transport=httpx.ASGITransport(app), base_url="http://service"
     ) as client:
         yield client
+
+
+@pytest.fixture
+async def locked(
+    node: Node, queue: JobQueue, version: VersionRow, engine: FakeEngine
+) -> AsyncIterator[httpx.AsyncClient]:
+    """Somebody without a key at an API that requires keys."""
+    app = create_app(
+        node, queue=queue, require_api_key=True, max_body_bytes=20_000, max_open_jobs=20
+    )
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://service"
+    ) as client:
+        yield client

@@ -199,8 +199,8 @@ async def test_the_same_key_gives_the_same_answer(http: httpx.AsyncClient, node:
     again = await http.post(INFER, json=body(), headers=headers)
     assert first.json() == again.json()
     assert first.json()["parameters"]["opening"]
-    order = await http.post("/v1/proofs", json=body(model="tiny"), headers=headers)
-    assert order.json() == first.json()
+    created = await http.post("/v1/proofs", json=body(model="tiny"), headers=headers)
+    assert created.json() == first.json()
     assert rows(node, JobRow) == 1
     without = await http.post(INFER, json=body())
     assert without.json()["parameters"]["proof_id"] != first.json()["parameters"]["proof_id"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import httpx
@@ -37,20 +36,6 @@ def new_key(node: Node, tenant: str) -> str:
 
 def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
-
-
-@pytest.fixture
-async def locked(
-    node: Node, queue: JobQueue, version: VersionRow, engine: FakeEngine
-) -> AsyncIterator[httpx.AsyncClient]:
-    """An API that requires keys."""
-    app = create_app(
-        node, queue=queue, require_api_key=True, max_body_bytes=20_000, max_open_jobs=20
-    )
-    async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(app), base_url="http://service"
-    ) as client:
-        yield client
 
 
 def test_a_key_is_kept_as_its_digest_only(node: Node) -> None:
@@ -242,7 +227,7 @@ async def test_two_keys_of_one_tenant_see_the_same(locked: httpx.AsyncClient, no
     assert (await locked.get(path, headers=second)).status_code == 200
 
 
-async def test_anybody_may_look_at_what_was_ordered_on_chain(
+async def test_anybody_may_look_at_what_was_requested_on_chain(
     locked: httpx.AsyncClient, node: Node, queue: JobQueue, version: VersionRow
 ) -> None:
     prediction = prove.predict(node, version, np.array([1, 2, 3, 4], np.float32))
@@ -298,5 +283,5 @@ async def test_anybody_may_look_at_what_was_ordered_on_chain(
         ("/v1/requests/1/0x" + "0" * 40 + f"/{1 << 64}", 422),
     ],
 )
-async def test_unknown_orders(locked: httpx.AsyncClient, path: str, status: int) -> None:
+async def test_unknown_requests(locked: httpx.AsyncClient, path: str, status: int) -> None:
     assert (await locked.get(path)).status_code == status

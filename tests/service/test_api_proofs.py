@@ -24,7 +24,7 @@ pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 STATES = ["accepted", "proving", "verified", "stored", "done"]
 
 
-async def order(http: httpx.AsyncClient, *values: float) -> str:
+async def create(http: httpx.AsyncClient, *values: float) -> str:
     """Ask for a proof; return the path of its job."""
     given = tensor(values) if values else tensor()
     return (await http.post("/v1/proofs", json=body(given, model="tiny"))).headers["Location"]
@@ -55,7 +55,7 @@ def parse(stream: str) -> list[tuple[int, str, dict[str, Any]]]:
 async def test_a_job_from_accepted_to_done(
     http: httpx.AsyncClient, node: Node, queue: JobQueue
 ) -> None:
-    path = await order(http)
+    path = await create(http)
     response = await http.get(path)
     assert int(response.headers["Retry-After"]) > 0
     job = response.json()
@@ -74,13 +74,13 @@ async def test_a_job_from_accepted_to_done(
 
 
 async def test_a_job_never_shows_its_opening(http: httpx.AsyncClient) -> None:
-    response = await http.get(await order(http))
+    response = await http.get(await create(http))
     assert "opening" not in response.text
     assert "salt" not in response.text
 
 
 async def test_a_failure_says_why(http: httpx.AsyncClient, node: Node) -> None:
-    path = await order(http)
+    path = await create(http)
     with node.database.session() as session:
         job = jobs.get(session, path.rpartition("/")[2])
         jobs.fail(session, job, ProofInvalid("it came out wrong."))
@@ -95,7 +95,7 @@ async def test_a_failure_says_why(http: httpx.AsyncClient, node: Node) -> None:
 async def test_jobs_are_listed_newest_first_and_by_state(
     http: httpx.AsyncClient, node: Node, queue: JobQueue
 ) -> None:
-    paths = [await order(http) for _ in range(3)]
+    paths = [await create(http) for _ in range(3)]
     work(node, queue, paths[1])
 
     async def listed(query: str) -> list[str]:
@@ -123,7 +123,7 @@ async def test_what_cannot_be_an_id(http: httpx.AsyncClient, proof_id: str) -> N
 
 
 async def test_cancelling(http: httpx.AsyncClient, node: Node) -> None:
-    path = await order(http)
+    path = await create(http)
     response = await http.delete(path)
     assert response.status_code == 200
     assert response.json()["state"] == "cancelled"
@@ -135,7 +135,7 @@ async def test_cancelling(http: httpx.AsyncClient, node: Node) -> None:
 async def test_what_is_done_cannot_be_cancelled(
     http: httpx.AsyncClient, node: Node, queue: JobQueue
 ) -> None:
-    path = await order(http)
+    path = await create(http)
     work(node, queue, path)
     response = await http.delete(path)
     assert response.status_code == 409
@@ -146,7 +146,7 @@ async def test_what_is_done_cannot_be_cancelled(
 async def test_the_receipt_comes_when_the_proof_does(
     http: httpx.AsyncClient, node: Node, queue: JobQueue, engine: FakeEngine
 ) -> None:
-    path = await order(http)
+    path = await create(http)
     early = await http.get(f"{path}/receipt")
     assert early.status_code == 409
     assert early.json()["type"] == "urn:zkserve:error:conflict"
@@ -161,7 +161,7 @@ async def test_the_receipt_comes_when_the_proof_does(
 async def test_events_from_the_first_to_the_last(
     http: httpx.AsyncClient, node: Node, queue: JobQueue
 ) -> None:
-    path = await order(http)
+    path = await create(http)
     work(node, queue, path)
     response = await http.get(f"{path}/events")
     assert response.headers["Content-Type"].startswith("text/event-stream")
@@ -180,7 +180,7 @@ async def test_events_from_the_first_to_the_last(
 async def test_events_of_other_jobs_stay_out(
     http: httpx.AsyncClient, node: Node, queue: JobQueue
 ) -> None:
-    path, other = await order(http), await order(http)
+    path, other = await create(http), await create(http)
     work(node, queue, other)
     work(node, queue, path)
     events = parse((await http.get(f"{path}/events")).text)
@@ -191,7 +191,7 @@ async def test_events_of_other_jobs_stay_out(
 
 @pytest.mark.parametrize("last", ["x", "-1", "1" * 19, "", "1.5"])
 async def test_an_unusable_last_event_id(http: httpx.AsyncClient, last: str) -> None:
-    path = await order(http)
+    path = await create(http)
     response = await http.get(f"{path}/events", headers={"Last-Event-ID": last})
     assert response.status_code == 422
 
@@ -199,7 +199,7 @@ async def test_an_unusable_last_event_id(http: httpx.AsyncClient, last: str) -> 
 async def test_a_failed_job_that_goes_on_is_followed_further(
     http: httpx.AsyncClient, node: Node, queue: JobQueue
 ) -> None:
-    path = await order(http)
+    path = await create(http)
     job_id = path.rpartition("/")[2]
     with node.database.session() as session:
         jobs.fail(session, jobs.get(session, job_id), ProofInvalid("no."))
@@ -215,7 +215,7 @@ async def test_silence_is_filled_with_heartbeats(
 ) -> None:
     monkeypatch.setattr(proofs, "_POLL_S", 0.01)
     monkeypatch.setattr(proofs, "_HEARTBEAT_S", 0.02)
-    path = await order(http)
+    path = await create(http)
     job_id = path.rpartition("/")[2]
     chunks = []
     async for chunk in proofs._stream(app.state.service, job_id, 0):

@@ -1,8 +1,6 @@
-"""Finding the input of an on-chain order; following and settling are tested on a real node."""
+"""Finding the input of an on-chain request; following and settling are tested on a real node."""
 
 from __future__ import annotations
-
-from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -13,32 +11,18 @@ from zkserve.encoding import to_hex
 from zkserve.errors import EngineFailed, InvalidInput, NotFound, ProofInvalid
 from zkserve.node import Node
 from zkserve.receipt import claim_from_dict, manifest_from_dict
-from zkserve.store import inputs, jobs, keys, outbox
-from zkserve.store.tables import RequestRow, VersionRow, now
+from zkserve.store import inputs, jobs, outbox
+from zkserve.store.tables import VersionRow, now
 from zkserve.types import InputMode, JobState
 
 INPUTS = np.array([1.0, -0.5, 0.25, 2.0], np.float32)
 
 
-def ordered(node: Node, version: VersionRow, packed: bytes, *, window_s: float = 60) -> str:
-    """Put an order as :func:`fulfil.follow` does; return its job."""
+def requested(node: Node, version: VersionRow, packed: bytes, *, window_s: float = 60) -> str:
+    """Put a request as :func:`fulfil.follow` does; return its job."""
+    deadline = int(now().timestamp() + window_s)
     with node.database.session() as session:
-        job = jobs.add(session, version_id=version.id, tenant=keys.ON_CHAIN)
-        session.add(
-            RequestRow(
-                chain_id=5,
-                market="0x" + "11" * 20,
-                request_id=1,
-                job_id=job.id,
-                input=to_hex(packed),
-                requester="0x" + "22" * 20,
-                price_wei="1",
-                deadline=int((now() + timedelta(seconds=window_s)).timestamp()),
-                block=1,
-                block_hash="0x" + "33" * 32,
-            )
-        )
-    return job.id
+        return fakes.requested(session, version, packed=packed, deadline=deadline).id
 
 
 def state(node: Node, job_id: str) -> JobState:
@@ -46,11 +30,11 @@ def state(node: Node, job_id: str) -> JobState:
         return JobState(jobs.get(session, job_id).state)
 
 
-def test_public_input_comes_from_the_order(node: Node, engine: fakes.FakeEngine) -> None:
+def test_public_input_comes_from_the_request(node: Node, engine: fakes.FakeEngine) -> None:
     version = fakes.publish(node, input_mode=InputMode.PUBLIC)
     bundle = node.bundle(manifest_from_dict(version.manifest))
     expected = engine.predict(bundle, INPUTS)
-    job_id = ordered(node, version, expected.claim.input)
+    job_id = requested(node, version, expected.claim.input)
     assert fulfil.prepare(node, job_id)
     assert fulfil.prepare(node, job_id), "again changes nothing"
     with node.database.snapshot() as session:
@@ -64,7 +48,7 @@ def test_public_input_comes_from_the_order(node: Node, engine: fakes.FakeEngine)
 
 def test_public_input_that_is_none_is_refused(node: Node, engine: fakes.FakeEngine) -> None:
     version = fakes.publish(node, input_mode=InputMode.PUBLIC)
-    job_id = ordered(node, version, b"short")
+    job_id = requested(node, version, b"short")
     with pytest.raises(InvalidInput):
         fulfil.prepare(node, job_id)
 
@@ -74,9 +58,9 @@ def test_prediction_of_another_input_is_refused(
 ) -> None:
     version = fakes.publish(node, input_mode=InputMode.PUBLIC)
     bundle = node.bundle(manifest_from_dict(version.manifest))
-    job_id = ordered(node, version, engine.predict(bundle, INPUTS).claim.input)
+    job_id = requested(node, version, engine.predict(bundle, INPUTS).claim.input)
     monkeypatch.setattr(engine, "unpack_input", lambda *_: INPUTS + 1)
-    with pytest.raises(ProofInvalid, match="input that was ordered"):
+    with pytest.raises(ProofInvalid, match="input that was requested"):
         fulfil.prepare(node, job_id)
     with node.database.snapshot() as session:
         assert jobs.get(session, job_id).claim is None
@@ -87,7 +71,7 @@ def test_committed_input_is_awaited_then_found(
 ) -> None:
     bundle = node.bundle(manifest_from_dict(version.manifest))
     expected = engine.predict(bundle, INPUTS)
-    job_id = ordered(node, version, expected.claim.input)
+    job_id = requested(node, version, expected.claim.input)
     assert not fulfil.prepare(node, job_id)
     assert not fulfil.prepare(node, job_id)
     assert state(node, job_id) is JobState.AWAITING_INPUT
@@ -109,18 +93,18 @@ def test_committed_input_is_awaited_then_found(
 
 
 def test_late_input_expires(node: Node, version: VersionRow, engine: fakes.FakeEngine) -> None:
-    job_id = ordered(node, version, b"\x01" * 32, window_s=-5)
+    job_id = requested(node, version, b"\x01" * 32, window_s=-5)
     assert not fulfil.prepare(node, job_id)
     assert state(node, job_id) is JobState.EXPIRED
     assert not fulfil.prepare(node, job_id)
 
 
-def test_broken_engine_leaves_the_order_as_it_was(
+def test_broken_engine_leaves_the_request_as_it_was(
     node: Node, engine: fakes.FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     version = fakes.publish(node, input_mode=InputMode.PUBLIC)
     bundle = node.bundle(manifest_from_dict(version.manifest))
-    job_id = ordered(node, version, engine.predict(bundle, INPUTS).claim.input)
+    job_id = requested(node, version, engine.predict(bundle, INPUTS).claim.input)
 
     def broken(*_: object) -> None:
         raise EngineFailed("broken")
@@ -132,10 +116,10 @@ def test_broken_engine_leaves_the_order_as_it_was(
     assert fulfil.prepare(node, job_id)
 
 
-def test_job_that_serves_no_order(node: Node, version: VersionRow) -> None:
+def test_job_that_serves_no_request(node: Node, version: VersionRow) -> None:
     with node.database.session() as session:
         job = jobs.add(session, version_id=version.id, tenant="someone")
-    with pytest.raises(NotFound, match="no on-chain order"):
+    with pytest.raises(NotFound, match="no on-chain request"):
         fulfil.prepare(node, job.id)
 
 

@@ -29,7 +29,7 @@ from zkserve.node import Node
 from zkserve.receipt import receipt_from_dict, receipt_to_dict
 from zkserve.store import inputs, jobs
 from zkserve.store.queue import JobQueue
-from zkserve.store.tables import JobRow, RequestRow, VersionRow
+from zkserve.store.tables import JobRow, VersionRow
 from zkserve.types import InputMode, JobState
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -414,25 +414,11 @@ def test_a_failed_job_can_be_discarded_with_its_input(
         prove.retry(node, queue, job.id)
 
 
-def test_an_order_goes_on_to_the_chain(
+def test_a_request_goes_on_to_the_chain(
     node: Node, queue: JobQueue, version: VersionRow, accept: Accept
 ) -> None:
     with node.database.session() as session:
-        job = jobs.add(session, version_id=version.id, tenant="chain")
-        session.add(
-            RequestRow(
-                chain_id=31337,
-                market="0x" + "ab" * 20,
-                request_id=1,
-                job_id=job.id,
-                input="0x",
-                requester="0x" + "cd" * 20,
-                price_wei="1",
-                deadline=2**40,
-                block=1,
-                block_hash="0x" + "ef" * 32,
-            )
-        )
+        job = fakes.requested(session, version)
         queue.enqueue(session, "fulfil", "chain", job.id)
     source = accept()
     with node.database.session() as session:
@@ -488,22 +474,8 @@ def test_inputs_handed_in_ahead_are_forgotten_in_time(
     assert node.artifacts.get(opening) == prediction.opening
 
     with node.database.session() as session:
-        job = jobs.add(session, version_id=version.id, tenant="chain")
-        session.add(
-            RequestRow(
-                chain_id=1,
-                market="0x" + "00" * 20,
-                request_id=1,
-                job_id=job.id,
-                input=commitment,
-                requester="0x" + "11" * 20,
-                price_wei="1",
-                deadline=1,
-                block=1,
-                block_hash="0x" + "22" * 32,
-            )
-        )
-    assert prove.forget_inputs_ahead(node, kept_s=0) == 0, "an open order waits for it"
+        job = fakes.requested(session, version, packed=prediction.claim.input)
+    assert prove.forget_inputs_ahead(node, kept_s=0) == 0, "an open request waits for it"
 
     with node.database.session() as session:
         jobs.transition(session, jobs.get(session, job.id), JobState.EXPIRED)

@@ -24,7 +24,7 @@ from zkserve.errors import (
 from zkserve.node import Node
 from zkserve.store import jobs
 from zkserve.store.queue import JobQueue
-from zkserve.store.tables import JobRow, RequestRow, VersionRow
+from zkserve.store.tables import JobRow, VersionRow
 from zkserve.types import JobState
 from zkserve.worker import Worker
 
@@ -66,27 +66,13 @@ def job(node: Node, queue: JobQueue, version: VersionRow, engine: fakes.FakeEngi
 
 
 @pytest.fixture
-def order(node: Node, queue: JobQueue, version: VersionRow, job: JobRow) -> JobRow:
-    """An on-chain order without an input; ``job`` lends it one."""
+def requested(node: Node, queue: JobQueue, version: VersionRow, job: JobRow) -> JobRow:
+    """An on-chain request without an input; ``job`` lends it one."""
     del job
     with node.database.session() as session:
-        ordered = jobs.add(session, version_id=version.id, tenant="chain")
-        session.add(
-            RequestRow(
-                chain_id=31337,
-                market="0x" + "ab" * 20,
-                request_id=1,
-                job_id=ordered.id,
-                input="0x",
-                requester="0x" + "cd" * 20,
-                price_wei="1",
-                deadline=2**40,
-                block=1,
-                block_hash="0x" + "ef" * 32,
-            )
-        )
-        queue.enqueue(session, "fulfil", "chain", ordered.id)
-    return ordered
+        job = fakes.requested(session, version)
+        queue.enqueue(session, "fulfil", "chain", job.id)
+    return job
 
 
 def _row(node: Node, job: JobRow) -> JobRow:
@@ -177,11 +163,11 @@ def test_a_stopping_worker_ends_no_job(
     assert not isinstance(worker._Stopped(), Exception)  # the job engine records exceptions
 
 
-def test_an_order_waits_for_its_input_and_is_then_proved(
+def test_a_request_waits_for_its_input_and_is_then_proved(
     node: Node,
     queue: JobQueue,
     job: JobRow,
-    order: JobRow,
+    requested: JobRow,
     make: Callable[..., Worker],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -196,19 +182,19 @@ def test_an_order_waits_for_its_input_and_is_then_proved(
         return ready
 
     monkeypatch.setattr(fulfil, "prepare", _raising([Unavailable("down")], prepare))
-    make()._fulfil(order.id, 0)
-    assert _enqueued(queue, order) == ["", ".prove.0"]
-    make()._prove(order.id, 0)
-    assert _row(node, order).state == JobState.STORED
-    assert _enqueued(queue, order) == ["", ".prove.0", ".settle.0"]
-    make()._fulfil(order.id, 0)  # resumed after a death: nothing is left to do
-    assert _enqueued(queue, order) == ["", ".prove.0", ".settle.0"]
+    make()._fulfil(requested.id, 0)
+    assert _enqueued(queue, requested) == ["", ".prove.0"]
+    make()._prove(requested.id, 0)
+    assert _row(node, requested).state == JobState.STORED
+    assert _enqueued(queue, requested) == ["", ".prove.0", ".settle.0"]
+    make()._fulfil(requested.id, 0)  # resumed after a death: nothing is left to do
+    assert _enqueued(queue, requested) == ["", ".prove.0", ".settle.0"]
 
 
-def test_an_order_that_expires_unprepared_ends(
+def test_a_request_that_expires_unprepared_ends(
     node: Node,
     queue: JobQueue,
-    order: JobRow,
+    requested: JobRow,
     make: Callable[..., Worker],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -218,25 +204,25 @@ def test_an_order_that_expires_unprepared_ends(
         return False
 
     monkeypatch.setattr(fulfil, "prepare", prepare)
-    make()._fulfil(order.id, 0)
-    assert _enqueued(queue, order) == [""]
+    make()._fulfil(requested.id, 0)
+    assert _enqueued(queue, requested) == [""]
 
 
 def test_an_engine_that_breaks_while_preparing_gets_another_attempt(
     node: Node,
     queue: JobQueue,
-    order: JobRow,
+    requested: JobRow,
     make: Callable[..., Worker],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(fulfil, "prepare", _raising([EngineFailed("it broke.")], lambda *_: True))
-    make()._fulfil(order.id, 0)
-    assert (_row(node, order).state, _enqueued(queue, order)) == (
+    make()._fulfil(requested.id, 0)
+    assert (_row(node, requested).state, _enqueued(queue, requested)) == (
         JobState.RETRY,
         ["", ".fulfil.1"],
     )
-    make()._fulfil(order.id, 1)
-    assert _enqueued(queue, order) == ["", ".fulfil.1", ".prove.1"]
+    make()._fulfil(requested.id, 1)
+    assert _enqueued(queue, requested) == ["", ".fulfil.1", ".prove.1"]
 
 
 @pytest.mark.parametrize(
@@ -245,12 +231,12 @@ def test_an_engine_that_breaks_while_preparing_gets_another_attempt(
 def test_settling_outlasts_the_node_and_our_own_faults(
     node: Node,
     job: JobRow,
-    order: JobRow,
+    requested: JobRow,
     make: Callable[..., Worker],
     monkeypatch: pytest.MonkeyPatch,
     error: Exception,
 ) -> None:
-    _store(node, order, job)
+    _store(node, requested, job)
     steps = iter([JobState.SIGNED, JobState.BROADCAST, JobState.MINED, JobState.DONE])
 
     def settle(node: Node, chain: Chain, job_id: str, *, confirmations: int) -> bool:
@@ -261,35 +247,35 @@ def test_settling_outlasts_the_node_and_our_own_faults(
         return state.final
 
     monkeypatch.setattr(fulfil, "settle", _raising([error] * 3, settle))
-    make(confirmations=3)._settle(order.id, 0)
-    assert (_row(node, order).state, _row(node, order).attempts) == (JobState.DONE, 0)
+    make(confirmations=3)._settle(requested.id, 0)
+    assert (_row(node, requested).state, _row(node, requested).attempts) == (JobState.DONE, 0)
 
 
-def test_an_order_the_chain_will_not_take_fails_and_can_be_retried(
+def test_a_request_the_chain_will_not_take_fails_and_can_be_retried(
     node: Node,
     queue: JobQueue,
     job: JobRow,
-    order: JobRow,
+    requested: JobRow,
     make: Callable[..., Worker],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    _store(node, order, job)
+    _store(node, requested, job)
     refused: list[ZkserveError] = [ProofInvalid("the verifier refused.")]
     monkeypatch.setattr(fulfil, "settle", _raising([*refused], lambda *_, **__: True))
-    make()._settle(order.id, 0)
-    assert _row(node, order).state == JobState.FAILED
-    assert prove.retry(node, queue, order.id).state == JobState.STORED
-    assert ".settle.1" in _enqueued(queue, order)
+    make()._settle(requested.id, 0)
+    assert _row(node, requested).state == JobState.FAILED
+    assert prove.retry(node, queue, requested.id).state == JobState.STORED
+    assert ".settle.1" in _enqueued(queue, requested)
 
 
-def _store(node: Node, order: JobRow, lender: JobRow) -> None:
-    """Take an order to STORED."""
+def _store(node: Node, requested: JobRow, lender: JobRow) -> None:
+    """Take a request's job to STORED."""
     with node.database.session() as session:
-        row = jobs.get(session, order.id)
+        row = jobs.get(session, requested.id)
         row.claim, row.opening = lender.claim, lender.opening
-    prove.prove(node, order.id, limits=Limits(), cancelled=lambda: False)
+    prove.prove(node, requested.id, limits=Limits(), cancelled=lambda: False)
     with node.database.session() as session:
-        jobs.transition(session, jobs.get(session, order.id), JobState.STORED)
+        jobs.transition(session, jobs.get(session, requested.id), JobState.STORED)
 
 
 def test_the_watcher_outlives_every_error(

@@ -1,6 +1,6 @@
 """Proof jobs: look, follow, cancel, fetch the receipt.
 
-A tenant sees its own, and those of on-chain orders, which are public like the orders themselves.
+A tenant sees its own, and those of on-chain requests, which are as public as the requests.
 """
 
 from __future__ import annotations

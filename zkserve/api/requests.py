@@ -1,4 +1,4 @@
-"""On-chain orders: from what names one on chain to the proof that serves it."""
+"""On-chain requests: from what names one on chain to the proof that serves it."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def get_request(
     market: Annotated[str, Path(pattern="^0x[0-9a-fA-F]{40}$")],
     request_id: Annotated[int, Path(ge=0, lt=1 << 63)],
 ) -> schemas.ProofJob:
-    """Return the proof job of an on-chain order; public, like the order."""
+    """Return the proof job of an on-chain request; public, like the request."""
     with service.node.database.snapshot() as session:
-        order = requests.find(session, chain_id, to_checksum_address(market), request_id)
-        if order is None:
+        request = requests.find(session, chain_id, to_checksum_address(market), request_id)
+        if request is None:
             raise NotFound(
                 f"Request {request_id} of market {market} on chain {chain_id} is not known here.",
                 remedy="The worker may not have seen it yet: ask again, or check who serves it.",
             )
-        return proof_resource(session, jobs.get(session, order.job_id))
+        return proof_resource(session, jobs.get(session, request.job_id))

@@ -176,10 +176,10 @@ class Client:
         return read_proof_job(self._connection.json("GET", _proof_path(proof_id)))
 
     def request(self, chain_id: int, market: str, request_id: int) -> ProofJob:
-        """Return the proof job of an on-chain order, which needs no API key.
+        """Return the proof job of an on-chain request, which needs no API key.
 
         Raises:
-            NotFound: the service does not know the order, or not yet.
+            NotFound: the service does not know the request, or not yet.
 
         """
         path = f"/v1/requests/{chain_id}/{_segment(market)}/{request_id}"

@@ -3,7 +3,7 @@
 ::
 
     ACCEPTED → PROVING ⇄ RETRY       PROVING → VERIFIED → STORED
-    ACCEPTED ⇄ AWAITING_INPUT        (on-chain orders whose committed input is not here yet)
+    ACCEPTED ⇄ AWAITING_INPUT        (on-chain requests whose committed input is not here yet)
     STORED → DONE                    (no chain)
     STORED → SIGNED → BROADCAST → MINED → DONE      SIGNED: also after a bump or a revert
     MINED → BROADCAST                (the chain dropped the block; the same bytes again)
@@ -62,7 +62,7 @@ def add(
     """Add a job in state ACCEPTED, with its first event.
 
     ``claim`` is the JSON form of :func:`zkserve.receipt.claim_to_dict`, ``opening`` the digest of
-    the private artifact; both may come later (on-chain orders).
+    the private artifact; both may come later (on-chain requests).
     """
     job = JobRow(
         id=f"job_{uuid4().hex}",

@@ -16,7 +16,7 @@ from zkserve.store.tables import ApiKeyRow, now
 ANONYMOUS = "anonymous"
 """The tenant of callers without a key; no key may be made for it."""
 ON_CHAIN = "chain"
-"""The tenant of on-chain orders, which everybody may look at; no key may be made for it."""
+"""The tenant of on-chain requests, which everybody may look at; no key may be made for it."""
 _RESERVED = (ANONYMOUS, ON_CHAIN)
 
 _SCHEME = "zk"

@@ -1,4 +1,4 @@
-"""On-chain orders, and how far each market's events were read."""
+"""On-chain requests, and how far each market's events were read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def move_cursor(
 
 
 def find(session: Session, chain_id: int, market: str, request_id: int) -> RequestRow | None:
-    """Return an order by what names it on chain."""
+    """Return a request by what names it on chain."""
     return session.scalar(
         select(RequestRow).where(
             RequestRow.chain_id == chain_id,
@@ -35,7 +35,7 @@ def find(session: Session, chain_id: int, market: str, request_id: int) -> Reque
 
 
 def newest(session: Session, chain_id: int, market: str, *, up_to: int) -> RequestRow | None:
-    """Return the last order seen in a block not above ``up_to``."""
+    """Return the last request seen in a block not above ``up_to``."""
     query = select(RequestRow).where(
         RequestRow.chain_id == chain_id, RequestRow.market == market, RequestRow.block <= up_to
     )
@@ -43,12 +43,12 @@ def newest(session: Session, chain_id: int, market: str, *, up_to: int) -> Reque
 
 
 def by_job(session: Session, job_id: str) -> RequestRow | None:
-    """Return the order that a job serves, None where it serves none (any more)."""
+    """Return the request that a job serves, None where it serves none (any more)."""
     return session.scalar(select(RequestRow).where(RequestRow.job_id == job_id))
 
 
 def get_by_job(session: Session, job_id: str) -> RequestRow:
-    """Return the order that a job serves.
+    """Return the request that a job serves.
 
     Raises:
         NotFound: it serves none.
@@ -56,7 +56,7 @@ def get_by_job(session: Session, job_id: str) -> RequestRow:
     """
     row = by_job(session, job_id)
     if row is None:
-        raise NotFound(f"Job {job_id} serves no on-chain order.")
+        raise NotFound(f"Job {job_id} serves no on-chain request.")
     return row
 
 

@@ -164,7 +164,7 @@ class InputRow(Base):
 
 
 class RequestRow(Base):
-    """A ProofRequest: one on-chain order and the one job that serves it."""
+    """A ProofRequest: one on-chain request and the one job that serves it."""
 
     __tablename__ = "requests"
     __table_args__ = (UniqueConstraint("chain_id", "market", "request_id"),)
