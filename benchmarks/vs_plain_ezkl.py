@@ -29,7 +29,8 @@ from zkserve.engines.child import Answer, run_child
 from zkserve.engines.ezkl import engine as ezkl_engine
 from zkserve.engines.ezkl.claims import to_instances
 from zkserve.engines.srs import load_srs
-from zkserve.recipe import Recipe, Samples
+from zkserve.recipe import Recipe
+from zkserve.samples import Samples
 from zkserve.types import Claim, InputMode
 
 ROOT = Path(__file__).resolve().parent.parent
