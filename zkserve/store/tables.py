@@ -83,7 +83,6 @@ class VersionRow(Base):
     manifest: Mapped[dict[str, Any]] = mapped_column(JSON)
     classes: Mapped[list[str]] = mapped_column(JSON, default=list)
     limits: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
-    preprocessing: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
     deprecated_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     chain_id: Mapped[int | None] = mapped_column(BigInteger)

@@ -23,7 +23,6 @@ def add(
     manifest: dict[str, Any],
     classes: Sequence[str] = (),
     limits: Mapping[str, Any] | None = None,
-    preprocessing: Mapping[str, Any] | None = None,
 ) -> VersionRow:
     """Add the next version of a model, and the model itself if it is new."""
     model = session.scalar(select(ModelRow).where(ModelRow.name == name).with_for_update())
@@ -44,7 +43,6 @@ def add(
         manifest=manifest,
         classes=list(classes),
         limits=dict(limits or {}),
-        preprocessing=dict(preprocessing or {}),
     )
     session.add(version)
     session.flush()

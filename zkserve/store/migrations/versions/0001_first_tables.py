@@ -77,7 +77,6 @@ def upgrade() -> None:
         sa.Column("manifest", sa.JSON(), nullable=False),
         sa.Column("classes", sa.JSON(), nullable=False),
         sa.Column("limits", sa.JSON(), nullable=False),
-        sa.Column("preprocessing", sa.JSON(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("deprecated_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("chain_id", sa.BigInteger(), nullable=True),
