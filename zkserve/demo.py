@@ -237,7 +237,12 @@ class _Demo:
         self._keep("on-chain", receipt, committed.opening)
         self.progress("verifying the settled receipt offline and by asking the chain")
         self._verify("on-chain", artifacts, circuit_id)
-        verify.verify_on_chain(receipt, Chain(self.rpc_url), contracts.address(deploy.REGISTRY))
+        verify.verify_on_chain(
+            receipt,
+            Chain(self.rpc_url),
+            contracts.address(deploy.REGISTRY),
+            market=market.address,
+        )
         self.progress("auditing the registered verifier from public artifacts")
         audit.audit(
             Chain(self.rpc_url),

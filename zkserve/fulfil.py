@@ -315,6 +315,7 @@ def _conclude(
         chain_id=chain.chain_id,
         registry=market.registry(),
         market=market.address,
+        verifier=market.request_of(event.request_id).verifier,
         version_id=event.version_id,
         request_id=event.request_id,
         transaction=event.transaction,

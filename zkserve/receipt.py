@@ -87,6 +87,7 @@ class _Settlement(_Strict):
     chain_id: int = Field(ge=0)
     registry: str = Field(pattern=r"^0x[0-9a-fA-F]{40}$")
     market: str = Field(pattern=r"^0x[0-9a-fA-F]{40}$")
+    verifier: str = Field(pattern=r"^0x[0-9a-fA-F]{40}$")
     version_id: _Bytes32
     request_id: int = Field(ge=0)
     transaction: _Bytes32

@@ -157,6 +157,7 @@ class Settlement:
     chain_id: int
     registry: str
     market: str
+    verifier: str
     version_id: int
     request_id: int
     transaction: str

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from eth_utils.crypto import keccak
 
-from zkserve.chain.contracts import Market, Registry
+from zkserve.chain.contracts import Market, Registry, RequestStatus
 from zkserve.chain.rpc import Chain
 from zkserve.encoding import claim_digest, pack_outputs, parse_json, to_hex
 from zkserve.engines import engine
 from zkserve.engines.base import Bundle
 from zkserve.errors import InvalidInput, NotFound, ProofInvalid
 from zkserve.receipt import manifest_from_dict, receipt_from_dict
-from zkserve.types import CircuitManifest, InputMode, Receipt
+from zkserve.types import CircuitManifest, Claim, InputMode, Receipt, Scale, Settlement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,11 +105,14 @@ def verify_offline(
     )
 
 
-def verify_on_chain(receipt: Receipt, chain: Chain, registry: str) -> Verification:
+def verify_on_chain(
+    receipt: Receipt, chain: Chain, registry: str, *, market: str | None = None
+) -> Verification:
     """Verify a receipt by asking the registered verifier itself (``eth_call``, no gas spent).
 
     The version is looked up by the receipt's settlement; the registry, not the receipt, says which
-    circuit, weights and verifier count. A settlement is checked against the market's own record.
+    circuit, weights, unit and verifier count. With ``market``, the address of the one you trust,
+    the settlement is checked against its record too.
 
     Raises:
         ProofInvalid: the registry's verifier refuses, or the chain's records differ.
@@ -134,40 +136,52 @@ def verify_on_chain(receipt: Receipt, chain: Chain, registry: str) -> Verificati
     version = records.get_version(settlement.version_id)
     _require_same("circuit id", to_hex(version.circuit_id), claim.circuit_id)
     _require_same("weights commitment", to_hex(version.weights), claim.weights)
+    system = keccak(text=f"{receipt.engine}/{receipt.engine_version}")
+    _require_same("proof system", to_hex(version.proof_system_id), to_hex(system))
+    unit = Scale(multiplier=version.output_multiplier, shift=version.output_shift)
+    _require_same("output scale", unit, receipt.output_scale)
+    _require_same("development SRS mark", version.development_srs, receipt.development_srs)
     records.verify_inference(settlement.version_id, claim, receipt.proof)
-    request = Market(chain, settlement.market).request_of(settlement.request_id)
-    _require_same(
-        "market record of the input", to_hex(request.input_hash), to_hex(keccak(claim.input))
-    )
-    _require_same(
-        "market record of the outputs",
-        to_hex(request.outputs_hash),
-        to_hex(keccak(pack_outputs(claim.outputs))),
-    )
-    caveats = ["You trust the node you asked, and the registry's address you gave."]
+    established = [
+        f"Version {settlement.version_id:#x} of the registry pins this circuit and weights.",
+        f"Its verifier, {version.verifier}, accepts the proof of this claim.",
+    ]
+    caveats = [
+        "You trust the node you asked, and the registry's address you gave.",
+        "What that verifier verifies is for `zkserve audit` to say.",
+    ]
+    if market is None:
+        caveats.append("The settlement was not checked: name the market you trust (--market).")
+    else:
+        _check_settlement(claim, settlement, Market(chain, market))
+        established.append(f"The market settled request {settlement.request_id} with this claim.")
     if version.development_srs:
         caveats.append(_SRS_CAVEAT)
     return Verification(
         claim_digest=claim_digest(claim),
         circuit_id=claim.circuit_id,
-        values=tuple(receipt.output_scale.to_real(value) for value in claim.outputs),
-        established=(
-            f"Version {settlement.version_id:#x} of the registry pins this circuit and weights.",
-            "Its verifier accepts the proof of this claim.",
-            f"Request {settlement.request_id} was settled with this input and these outputs.",
-        ),
+        values=tuple(unit.to_real(value) for value in claim.outputs),
+        established=tuple(established),
         caveats=tuple(caveats),
     )
+
+
+def _check_settlement(claim: Claim, settlement: Settlement, market: Market) -> None:
+    _require_same("market", market.address.lower(), settlement.market.lower())
+    _require_same("market's registry", market.registry().lower(), settlement.registry.lower())
+    request = market.request_of(settlement.request_id)
+    _require_same("request's state", RequestStatus.FULFILLED.name, request.status.name)
+    _require_same("request's version", request.version_id, settlement.version_id)
+    _require_same("request's verifier", request.verifier.lower(), settlement.verifier.lower())
+    _require_same("request's input", to_hex(request.input_hash), to_hex(keccak(claim.input)))
+    outputs = to_hex(keccak(pack_outputs(claim.outputs)))
+    _require_same("request's outputs", to_hex(request.outputs_hash), outputs)
 
 
 _SRS_CAVEAT = "Development SRS: whoever made it can forge proofs. Good for trying things out only."
 
 
-class _HasText(Protocol):
-    def __str__(self) -> str: ...
-
-
-def _require_same(what: str, expected: _HasText, given: _HasText) -> None:
+def _require_same(what: str, expected: object, given: object) -> None:
     if str(expected) != str(given):
         raise ProofInvalid(f"The {what} differs: expected {expected}, the receipt has {given}.")
 

@@ -51,7 +51,10 @@ def register(app: typer.Typer) -> None:
 
 
 def status(url: UrlOption = None, api_key: ApiKeyOption = None, as_json: JsonFlag = False) -> None:
-    """Ask the service how it is: ready or not, models, your newest proofs."""
+    """Ask the service how it is: ready or not, models, your newest proofs.
+
+    Exits with 1 while it is not ready. Example: `zkserve status --url http://127.0.0.1:8000`
+    """
     with open_client(url, api_key) as client:
         ready = client.ready()
         models = client.models() if ready else []
@@ -72,7 +75,10 @@ def status(url: UrlOption = None, api_key: ApiKeyOption = None, as_json: JsonFla
 
 
 def doctor(as_json: JsonFlag = False) -> None:
-    """Check this machine: packages, tools, memory, disk, database, SRS, chain."""
+    """Check this machine: packages, tools, memory, disk, database, SRS, chain.
+
+    Exits with 1 unless all is well. Example: `zkserve doctor`
+    """
     settings = read_settings()
     findings: list[dict[str, Any]] = []
     for name, check in _checks(settings):
@@ -164,7 +170,10 @@ def demo(
     ),
     as_json: JsonFlag = False,
 ) -> None:
-    """Show the whole product on a chain of its own: publish, predict, prove, settle, verify."""
+    """Show the whole product on a chain of its own: publish, predict, prove, settle, verify.
+
+    Takes a few minutes and leaves nothing running. Example: `zkserve demo --folder build`
+    """
     from zkserve import demo as show_case
 
     log.configure("ERROR")
@@ -194,7 +203,10 @@ def _cell(value: object) -> str:
 
 
 def db_upgrade(as_json: JsonFlag = False) -> None:
-    """Create or migrate the tables; safe to repeat."""
+    """Create or migrate the tables; safe to repeat.
+
+    Example: `ZKSERVE_DATA_DIR=/srv/models zkserve db upgrade`
+    """
     settings = read_settings()
     log.configure("WARNING")
     Database(settings.database).upgrade()
@@ -204,7 +216,10 @@ def db_upgrade(as_json: JsonFlag = False) -> None:
 def keys_create(
     tenant: Annotated[str, typer.Argument(help="Whom the key is for.")], as_json: JsonFlag = False
 ) -> None:
-    """Create an API key; it is shown this once."""
+    """Create an API key; it is shown this once.
+
+    Example: `zkserve keys create clinic`
+    """
     node = open_node(read_settings())
     with node.database.session() as session:
         key = keys.create(session, tenant)
@@ -212,7 +227,10 @@ def keys_create(
 
 
 def keys_list(as_json: JsonFlag = False) -> None:
-    """List API keys by prefix."""
+    """List API keys by prefix.
+
+    Example: `zkserve keys list --json`
+    """
     node = open_node(read_settings())
     with node.database.session() as session:
         rows = [
@@ -243,7 +261,10 @@ def keys_revoke(
     prefix: Annotated[str, typer.Argument(help="The key's prefix, from `zkserve keys list`.")],
     as_json: JsonFlag = False,
 ) -> None:
-    """Revoke an API key at once."""
+    """Revoke an API key at once.
+
+    Example: `zkserve keys revoke 1a2b3c4d`
+    """
     node = open_node(read_settings())
     with node.database.session() as session:
         keys.revoke(session, prefix)
@@ -255,7 +276,10 @@ def jobs_list(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many at most.")] = 50,
     as_json: JsonFlag = False,
 ) -> None:
-    """List all tenants' proof jobs, newest first; `--state failed` shows the dead letters."""
+    """List all tenants' proof jobs, newest first.
+
+    Example, the dead letters: `zkserve jobs list --state failed`
+    """
     node = open_node(read_settings())
     with node.database.snapshot() as session:
         found = [
@@ -280,7 +304,10 @@ def jobs_retry(
     job_id: Annotated[str, typer.Argument(help="Id of a failed job, from `zkserve jobs list`.")],
     as_json: JsonFlag = False,
 ) -> None:
-    """Give a failed job one more attempt, from the stage it failed in."""
+    """Give a failed job one more attempt, from the stage it failed in.
+
+    Example: `zkserve jobs retry 0198c5d2-7b1e-7c3a-9a51-0e6f2b7d4c10`
+    """
     from zkserve import prove
     from zkserve.store.queue import JobQueue
 
@@ -293,7 +320,7 @@ def jobs_retry(
 def chain_deploy(as_json: JsonFlag = False) -> None:
     """Deploy registry and market to the chain of ZKSERVE_RPC_URL, signed by ZKSERVE_SIGNER_KEY.
 
-    Once per chain: called again it answers with the same addresses.
+    Once per chain: called again it answers with the same addresses. Example: `zkserve chain deploy`
     """
     from zkserve import outbox
     from zkserve.chain import deploy

@@ -175,6 +175,7 @@ def work(as_json: JsonErrorsFlag = False) -> None:
     """Run a worker: proves jobs and, where a chain is set, follows and fulfils requests.
 
     Kill it whenever you like: started again under the same ZKSERVE_EXECUTOR_ID it goes on.
+    Example: `zkserve work`
     """
     from zkserve import worker
 

@@ -110,6 +110,9 @@ def verify(
     registry: Annotated[
         str | None, typer.Option(help="Address of the registry you trust, with --rpc-url.")
     ] = None,
+    market: Annotated[
+        str | None, typer.Option(help="Address of the market you trust: checks the settlement.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Verify a receipt: offline from public artifacts, or by asking the chain.
@@ -127,7 +130,7 @@ def verify(
             )
         from zkserve.chain.rpc import Chain
 
-        result = use_case.verify_on_chain(receipt, Chain(rpc_url), registry)
+        result = use_case.verify_on_chain(receipt, Chain(rpc_url), registry, market=market)
     elif artifacts is not None:
         result = _verify_folder(receipt, artifacts, expect_circuit, opening)
     elif url is not None:
@@ -163,6 +166,7 @@ def audit(
     """Check that a registered version's contracts verify the circuit of the public artifacts.
 
     The verifier is made anew from the verifying key, compiled, and compared byte for byte.
+    Example: `zkserve audit 0x1f… --rpc-url URL --registry ADDRESS --url URL`
     """
     from zkserve import audit as use_case
     from zkserve.chain.contracts import Registry
