@@ -12,10 +12,10 @@ from eth_utils.crypto import keccak
 
 from zkserve.chain.contracts import Market, Registry, RequestStatus
 from zkserve.chain.rpc import Chain
-from zkserve.encoding import claim_digest, pack_outputs, parse_json, to_hex
+from zkserve.encoding import claim_digest, pack_outputs, parse_json, sha256_file, to_hex
 from zkserve.engines import engine
 from zkserve.engines.base import Bundle
-from zkserve.errors import InvalidInput, NotFound, ProofInvalid
+from zkserve.errors import BundleMismatch, InvalidInput, NotFound, ProofInvalid
 from zkserve.receipt import manifest_from_dict, receipt_from_dict
 from zkserve.types import CircuitManifest, Claim, InputMode, Receipt, Scale, Settlement
 
@@ -48,7 +48,7 @@ def read_bundle(folder: Path) -> Bundle:
 
     Raises:
         NotFound: the folder, the manifest or a public file is missing.
-        BundleMismatch: the manifest contradicts itself.
+        BundleMismatch: the manifest contradicts itself, or a file is not the pinned one.
 
     """
     manifest = manifest_from_dict(_read_json(folder / "manifest.json", "manifest"))
@@ -58,7 +58,14 @@ def read_bundle(folder: Path) -> Bundle:
             f"{folder} lacks the public artifacts {', '.join(missing)}.",
             remedy="Download them again: `zkserve verify RECEIPT --url URL` does.",
         )
-    return Bundle(manifest=manifest, files={name: folder / name for name in manifest.public})
+    files = {name: folder / name for name in sorted(manifest.public)}
+    for name, path in files.items():
+        if sha256_file(path) != manifest.pins[name]:
+            raise BundleMismatch(
+                f"{path} is not the artifact that circuit {manifest.circuit_id} pins.",
+                remedy="Download it again: `zkserve verify RECEIPT --url URL` does.",
+            )
+    return Bundle(manifest=manifest, files=files)
 
 
 def verify_offline(

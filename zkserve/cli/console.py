@@ -11,15 +11,15 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from zkserve.engines.base import Progress
 from zkserve.errors import InvalidInput, ZkserveError
 from zkserve.settings import Settings
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, emoji=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Answer in JSON, without progress.")]
 JsonErrorsFlag = Annotated[
@@ -61,7 +61,7 @@ def table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]])
     for column in columns:
         shown.add_column(column)
     for row in rows:
-        shown.add_row(*map(escape, row))
+        shown.add_row(*map(Text, row))
     out.print(shown)
 
 
@@ -71,7 +71,7 @@ def report_error(error: ZkserveError, *, as_json: bool) -> None:
         problem = {"code": error.code, "detail": error.message, "remedy": error.remedy}
         typer.echo(json.dumps({"error": problem}, indent=2))
         return
-    err.print(f"[bold red]error[/]: {escape(error.message)}")
+    err.print("[bold red]error[/]:", Text(error.message))
     if error.remedy:
         err.print(f"  → {error.remedy}", markup=False)
 

@@ -237,7 +237,10 @@ def _flatten(values: object) -> list[float]:
         try:
             return [float(values)]
         except OverflowError as exc:
-            raise InvalidInput("The input holds a number beyond what a float can hold.") from exc
+            raise InvalidInput(
+                "The input holds a number beyond what a float can hold.",
+                remedy="Give a list of numbers of the model's own range.",
+            ) from exc
     raise InvalidInput(
         f"The input holds a {type(values).__name__}.", remedy="Give a list of numbers only."
     )
