@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from eth_utils.crypto import keccak
+
 from tests.chain.anvil_node import Node as Anvil
 from tests.chain.anvil_node import account
 from zkserve import fulfil, outbox, prove
+from zkserve.chain.adapter import AdapterTerms
 from zkserve.chain.contracts import Binding, Market, ModelCommitment, Registry
 from zkserve.chain.deploy import Ledger, deploy, deploy_verifier
 from zkserve.chain.evm import compile_verifier
@@ -50,7 +53,7 @@ def recorded() -> dict[str, Any]:
 def raw_verifier() -> bytes:
     return compile_verifier(
         (CONTRACTS / "test/fixtures/EzklCommittedPatched.sol").read_text(), SOLC
-    )
+    ).creation
 
 
 class RecordedEngine:
@@ -118,12 +121,14 @@ class World:
             self.chain,
             create,
             raw_verifier(),
-            circuit_id=self.manifest.circuit_id,
-            weights=self.manifest.weights,
-            committed_input=True,
-            input_count=recorded()["input_count"],
-            output_count=recorded()["output_count"],
-            proof_length=recorded()["proof_size_bytes"],
+            AdapterTerms(
+                circuit_id=self.manifest.circuit_id,
+                weights=self.manifest.weights,
+                committed_input=True,
+                input_count=recorded()["input_count"],
+                output_count=recorded()["output_count"],
+                proof_bytes=recorded()["proof_size_bytes"],
+            ),
         )
         self.version_id = self.register("tiny")
         self.version = self._publish()
@@ -137,7 +142,7 @@ class World:
             model_hash=b"\x01" * 32,
             circuit_id=bytes32(self.manifest.circuit_id),
             vk_hash=b"\x02" * 32,
-            proof_system_id=b"\x03" * 32,
+            proof_system_id=keccak(text="recorded/1"),
             uri="https://example.org",
         )
 
