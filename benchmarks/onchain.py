@@ -17,12 +17,13 @@ from eth_utils.abi import function_signature_to_4byte_selector
 
 from benchmarks.local import POLL_S, await_answer, free_port
 from zkserve.chain import deploy, evm
+from zkserve.chain.adapter import ADAPTER, AdapterTerms
 from zkserve.chain.interfaces import interface
 from zkserve.chain.rpc import Chain, Inclusion
 from zkserve.chain.transaction import Transaction
 from zkserve.encoding import bytes32, hex_bytes, to_hex
 from zkserve.processes import Processes
-from zkserve.types import CircuitManifest, Claim, InputMode
+from zkserve.types import CircuitManifest, Claim
 
 ROOT = Path(__file__).resolve().parent.parent
 SOLC = str(ROOT / "contracts/tools/solc")
@@ -64,17 +65,11 @@ class LocalChain:
             created.append((_created(inclusion), inclusion))
             return created[-1][0]
 
-        committed = manifest.input_mode is InputMode.COMMITTED
         adapter = deploy.deploy_verifier(
             self.chain,
             create,
             evm.compile_verifier(source, SOLC).creation,
-            circuit_id=manifest.circuit_id,
-            weights=manifest.weights,
-            committed_input=committed,
-            input_count=1 if committed else sum(spec.size for spec in manifest.inputs),
-            output_count=manifest.output.size,
-            proof_length=len(proof),
+            AdapterTerms.of(manifest),
         )
         raw = created[0][0]
         arguments = (
@@ -86,7 +81,7 @@ class LocalChain:
             ),
             proof,
         )
-        contract = self.chain.contract(adapter, interface(deploy.ADAPTER).abi)
+        contract = self.chain.contract(adapter, interface(ADAPTER).abi)
         call = hex_bytes(contract.encode_abi("verify", list(arguments)))
         return {
             "deploy_gas": sum(inclusion.gas_used for _, inclusion in created),

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eth_utils.crypto import keccak
-
-from zkserve.chain.contracts import Adapter, RegisteredVersion, Registry
+from zkserve.chain.adapter import Adapter, AdapterTerms
+from zkserve.chain.contracts import RegisteredVersion, Registry
 from zkserve.chain.evm import compile_verifier
 from zkserve.chain.rpc import Chain
-from zkserve.encoding import to_hex
+from zkserve.encoding import proof_system_id, to_hex
 from zkserve.engines import engine
 from zkserve.engines.base import Bundle
 from zkserve.errors import BundleMismatch
-from zkserve.types import CircuitManifest, InputMode
+from zkserve.types import CircuitManifest
 
 _CAVEATS = (
     "That the circuit computes the registered ONNX model is the owner's word: only who has the "
@@ -53,7 +52,7 @@ def audit(chain: Chain, registry: str, version_id: int, bundle: Bundle, solc: st
     proof_system.check_verifier(bundle)
     adapter = Adapter(chain, version.verifier)
     adapter.require_ours()
-    _require("adapter's terms", _adapter_terms(manifest), adapter.terms())
+    _require("adapter's terms", AdapterTerms.of(manifest), adapter.terms())
     expected = compile_verifier(proof_system.export_verifier(bundle), solc).runtime
     if chain.code(adapter.raw()) != expected:
         raise BundleMismatch(
@@ -67,7 +66,7 @@ def audit(chain: Chain, registry: str, version_id: int, bundle: Bundle, solc: st
         version_id=f"0x{version_id:064x}",
         circuit_id=manifest.circuit_id,
         established=(
-            "The registry pins the circuit id, weights, key, unit and agreement of the artifacts.",
+            "The registry pins the circuit id, weights, key and output scale of the artifacts.",
             "The verifier's source is what the engine makes of the pinned verifying key.",
             f"The contract at {adapter.raw()} is that source, compiled.",
             f"The contract at {adapter.address} is this product's adapter, set to this circuit.",
@@ -80,23 +79,11 @@ def _check_registration(version: RegisteredVersion, manifest: CircuitManifest) -
     _require("circuit id", manifest.circuit_id, to_hex(version.circuit_id))
     _require("weights commitment", manifest.weights, to_hex(version.weights))
     _require("verifying key", manifest.pins["verifying_key"], version.vk_hash.hex())
-    system = to_hex(keccak(text=f"{manifest.engine}/{manifest.engine_version}"))
-    _require("proof system", system, to_hex(version.proof_system_id))
+    system = proof_system_id(manifest.engine, manifest.engine_version)
+    _require("proof system", to_hex(system), to_hex(version.proof_system_id))
     unit = (manifest.output_scale.multiplier, manifest.output_scale.shift)
-    _require("output unit", unit, (version.output_multiplier, version.output_shift))
+    _require("output scale", unit, (version.output_multiplier, version.output_shift))
     _require("development SRS mark", manifest.development_srs, version.development_srs)
-
-
-def _adapter_terms(manifest: CircuitManifest) -> tuple[str, str, bool, int, int, int]:
-    committed = manifest.input_mode is InputMode.COMMITTED
-    return (
-        manifest.circuit_id,
-        manifest.weights,
-        committed,
-        1 if committed else sum(spec.size for spec in manifest.inputs),
-        manifest.output.size,
-        manifest.parameters["proof_bytes"],
-    )
 
 
 def _require(what: str, expected: object, found: object) -> None:

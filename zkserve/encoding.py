@@ -131,6 +131,11 @@ def circuit_id(manifest: CircuitManifest) -> str:
     return "0x" + hashlib.sha256(CIRCUIT_TAG + _prefixed(*parts)).hexdigest()
 
 
+def proof_system_id(engine: str, engine_version: str) -> bytes:
+    """Return what a registry calls a proof system: Keccak-256 of ``<engine>/<engine version>``."""
+    return keccak(text=f"{engine}/{engine_version}")
+
+
 def identified(manifest: CircuitManifest) -> CircuitManifest:
     """Return a manifest with the circuit id that its contents give."""
     return replace(manifest, circuit_id=circuit_id(manifest))

@@ -14,14 +14,21 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from eth_utils.crypto import keccak
-
 from zkserve import outbox
 from zkserve.chain import deploy
+from zkserve.chain.adapter import AdapterTerms
 from zkserve.chain.contracts import Binding, Market, ModelCommitment, Registry
 from zkserve.chain.evm import compile_verifier
 from zkserve.chain.rpc import Chain
-from zkserve.encoding import bytes32, canonical_json, parse_json, sha256_file, sha256_hex, to_hex
+from zkserve.encoding import (
+    bytes32,
+    canonical_json,
+    parse_json,
+    proof_system_id,
+    sha256_file,
+    sha256_hex,
+    to_hex,
+)
 from zkserve.engines import engine
 from zkserve.engines.agreement import measure_agreement
 from zkserve.engines.base import Bundle, CircuitPlan, Engine, Limits, Progress, Srs
@@ -38,7 +45,7 @@ from zkserve.receipt import manifest_from_dict, manifest_to_dict
 from zkserve.recipe import Recipe, export_onnx, samples
 from zkserve.samples import Samples
 from zkserve.store import versions
-from zkserve.types import CircuitManifest, InputMode
+from zkserve.types import CircuitManifest
 
 _UNKNOWN_PPB = (1 << 64) - 1
 _CONFIRM_TIMEOUT_S = 1800.0
@@ -368,19 +375,13 @@ def _deploy_verifier(
     source = engine(manifest.engine).export_verifier(node.bundle(manifest, public_only=True))
     raw = compile_verifier(source, solc).creation
     progress("deploying the verifier")
-    committed = manifest.input_mode is InputMode.COMMITTED
     return deploy.deploy_verifier(
         chain,
         lambda purpose, code: outbox.create(
             node.database, chain, purpose=purpose, code=code, depth=confirmations
         ),
         raw,
-        circuit_id=manifest.circuit_id,
-        weights=manifest.weights,
-        committed_input=committed,
-        input_count=1 if committed else sum(spec.size for spec in manifest.inputs),
-        output_count=manifest.output.size,
-        proof_length=int(manifest.parameters["proof_bytes"]),
+        AdapterTerms.of(manifest),
     )
 
 
@@ -394,7 +395,7 @@ def _terms(
         model_hash=bytes.fromhex(row.onnx_sha256),
         circuit_id=bytes32(manifest.circuit_id),
         vk_hash=bytes.fromhex(manifest.pins["verifying_key"]),
-        proof_system_id=keccak(text=f"{manifest.engine}/{manifest.engine_version}"),
+        proof_system_id=proof_system_id(manifest.engine, manifest.engine_version),
         uri=uri,
     )
     agreement = manifest.agreement

@@ -11,7 +11,8 @@ import pytest
 from tests.chain.anvil_node import account
 from tests.chain.world import OWNER, PRICE_WEI, RecordedEngine, World, recorded
 from zkserve import outbox
-from zkserve.chain.contracts import Market, Registry, RequestStatus, verifier_verify
+from zkserve.chain.adapter import Adapter
+from zkserve.chain.contracts import Market, Registry, RequestStatus
 from zkserve.chain.deploy import Ledger, deploy
 from zkserve.chain.interfaces import interface
 from zkserve.encoding import FIELD_MODULUS, bytes32, hex_bytes
@@ -28,7 +29,7 @@ def claim_and_proof(world: World, case: str = "first") -> tuple[Claim, bytes]:
 
 def test_real_proof_is_accepted(world: World) -> None:
     claim, proof = claim_and_proof(world)
-    verifier_verify(world.chain, world.verifier, claim, proof)
+    Adapter(world.chain, world.verifier).verify(claim, proof)
     world.registry.verify_inference(world.version_id, claim, proof)
 
 
@@ -56,7 +57,7 @@ def test_any_change_is_refused(world: World) -> None:
     ]
     for changed, data in wrong:
         with pytest.raises(ProofInvalid):
-            verifier_verify(world.chain, world.verifier, changed, data)
+            Adapter(world.chain, world.verifier).verify(changed, data)
         with pytest.raises(ProofInvalid):
             world.registry.verify_inference(world.version_id, changed, data)
 
@@ -66,7 +67,7 @@ def test_empty_address_accepts_nothing(world: World) -> None:
     claim, proof = claim_and_proof(world)
     nobody = account(5).address
     with pytest.raises(ChainError, match="no contract"):
-        verifier_verify(world.chain, nobody, claim, proof)
+        Adapter(world.chain, nobody).verify(claim, proof)
     with pytest.raises(ChainError):
         Registry(world.chain, nobody).verify_inference(world.version_id, claim, proof)
     with pytest.raises(ChainError):

@@ -8,17 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from eth_utils.crypto import keccak
 
 from tests.chain.anvil_node import Node, running
 from tests.prover.conftest import Proven, Publish
 from zkserve import outbox
 from zkserve.audit import audit
 from zkserve.chain import deploy
+from zkserve.chain.adapter import AdapterTerms
 from zkserve.chain.contracts import Binding, ModelCommitment, Registry
 from zkserve.chain.evm import compile_verifier
 from zkserve.chain.rpc import Chain
-from zkserve.encoding import bytes32, identified, sha256_file
+from zkserve.encoding import bytes32, identified, proof_system_id, sha256_file
 from zkserve.engines.base import Bundle
 from zkserve.engines.ezkl import EzklEngine
 from zkserve.errors import BundleMismatch, ChainError
@@ -43,17 +43,11 @@ class Owner:
         return outbox.create(self.database, self.chain, purpose=purpose, code=code)
 
     def verifier(self, bundle: Bundle, source: str) -> str:
-        manifest = bundle.manifest
         return deploy.deploy_verifier(
             self.chain,
             self.create,
             compile_verifier(source, SOLC).creation,
-            circuit_id=manifest.circuit_id,
-            weights=manifest.weights,
-            committed_input=manifest.input_mode is InputMode.COMMITTED,
-            input_count=1,
-            output_count=manifest.output.size,
-            proof_length=manifest.parameters["proof_bytes"],
+            AdapterTerms.of(bundle.manifest),
         )
 
     def register(self, name: str, bundle: Bundle, verifier: str, **changes: object) -> int:
@@ -62,7 +56,7 @@ class Owner:
             model_hash=bytes.fromhex(manifest.pins["model"]),
             circuit_id=bytes32(manifest.circuit_id),
             vk_hash=bytes.fromhex(manifest.pins["verifying_key"]),
-            proof_system_id=keccak(text=f"{manifest.engine}/{manifest.engine_version}"),
+            proof_system_id=proof_system_id(manifest.engine, manifest.engine_version),
             uri="",
         )
         binding = Binding(

@@ -1,4 +1,4 @@
-"""Registry, Market and Verifier as Python objects: typed reads, and the bytes of calls to send.
+"""Registry and Market as Python objects: typed reads, and the bytes of calls to send.
 
 Nothing here sends a transaction; see :mod:`zkserve.outbox`.
 """
@@ -115,7 +115,7 @@ class Fulfilled:
     block: int
 
 
-class _Contract:
+class Contract:
     """An address, and calls to it by the names of an interface."""
 
     def __init__(self, chain: Chain, address: str, name: str) -> None:
@@ -146,7 +146,7 @@ class _Contract:
             return hex_bytes(self._contract.encode_abi(function, list(arguments)))
 
 
-class Registry(_Contract):
+class Registry(Contract):
     """The ModelRegistry at an address."""
 
     def __init__(self, chain: Chain, address: str) -> None:
@@ -229,7 +229,7 @@ class Registry(_Contract):
             raise ProofInvalid(f"The registered verifier refuses: {exc.message}") from exc
 
 
-class Market(_Contract):
+class Market(Contract):
     """The PredictionMarket at an address."""
 
     def __init__(self, chain: Chain, address: str) -> None:
@@ -333,61 +333,6 @@ class Market(_Contract):
         with self._chain.wrapped():
             decoded = self._contract.events[event]().process_log(log)
             return dict(decoded["args"])
-
-
-class Adapter(_Contract):
-    """The typed adapter over a generated ezkl verifier."""
-
-    def __init__(self, chain: Chain, address: str) -> None:
-        super().__init__(chain, address, "EzklVerifier")
-
-    def require_ours(self) -> None:
-        """Check that the code is that of our adapter, whatever it was set to.
-
-        Raises:
-            ChainError: it is other code, or there is none.
-
-        """
-        self.require_code()
-        if not interface(self._name).is_code(self._chain.code(self.address)):
-            raise ChainError(f"The code at {self.address} is not that of {self._name}.")
-
-    def raw(self) -> str:
-        """Return the address of the generated verifier."""
-        return str(self._read("raw"))
-
-    def terms(self) -> tuple[str, str, bool, int, int, int]:
-        """Return circuit id, weights, committed input or not, inputs, outputs, proof length."""
-        return (
-            to_hex(self._read("circuitId")),
-            to_hex(self._read("weights")),
-            bool(self._read("committedInput")),
-            int(self._read("inputCount")),
-            int(self._read("outputCount")),
-            int(self._read("proofLength")),
-        )
-
-
-def verifier_verify(chain: Chain, address: str, claim: Claim, proof: bytes) -> None:
-    """Return if the verifier contract at an address accepts a claim; costs no gas.
-
-    Raises:
-        ProofInvalid: it refuses.
-        ChainError: there is no contract at the address.
-
-    """
-    verifier = _Contract(chain, address, "EzklVerifier")
-    verifier.require_code()
-    arguments = (
-        bytes32(claim.circuit_id),
-        bytes32(claim.weights),
-        claim.input,
-        list(claim.outputs),
-    )
-    try:
-        verifier._read("verify", arguments, proof)
-    except TransactionReverted as exc:
-        raise ProofInvalid(f"The verifier at {address} refuses: {exc.message}") from exc
 
 
 def _tuple(struct: ModelCommitment | Binding) -> tuple[Any, ...]:

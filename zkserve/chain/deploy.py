@@ -24,6 +24,7 @@ from typing import Any
 
 from eth_abi.abi import encode
 
+from zkserve.chain.adapter import ADAPTER, AdapterTerms
 from zkserve.chain.interfaces import interface
 from zkserve.chain.rpc import Chain
 from zkserve.chain.transaction import checksum
@@ -32,7 +33,6 @@ from zkserve.errors import ChainError, InvalidInput, NotFound
 
 REGISTRY = "ModelRegistry"
 MARKET = "PredictionMarket"
-ADAPTER = "EzklVerifier"
 
 Create = Callable[[str, bytes], str]
 """Creates a contract once per purpose from its creation code; returns its address."""
@@ -131,28 +131,16 @@ def deploy(chain: Chain, create: Create) -> Ledger:
     )
 
 
-def deploy_verifier(
-    chain: Chain,
-    create: Create,
-    raw_creation: bytes,
-    *,
-    circuit_id: str,
-    weights: str,
-    committed_input: bool,
-    input_count: int,
-    output_count: int,
-    proof_length: int,
-) -> str:
+def deploy_verifier(chain: Chain, create: Create, raw_creation: bytes, terms: AdapterTerms) -> str:
     """Deploy a generated verifier and the typed adapter over it; return the adapter's address.
 
-    ``raw_creation`` is from :func:`zkserve.chain.evm.compile_verifier`; ``input_count`` is 1
-    for a committed input; ``proof_length`` in bytes.
+    ``raw_creation`` is from :func:`zkserve.chain.evm.compile_verifier`.
 
     Raises:
         ChainError: what came to lie on the chain is not what was sent.
 
     """
-    raw = create(f"deploy/{chain.chain_id}/raw/{circuit_id}", raw_creation)
+    raw = create(f"deploy/{chain.chain_id}/raw/{terms.circuit_id}", raw_creation)
     adapter = create(
         *_creation(
             chain,
@@ -160,14 +148,14 @@ def deploy_verifier(
             ["address", "bytes32", "bytes32", "bool", "uint256", "uint256", "uint256"],
             [
                 raw,
-                bytes32(circuit_id),
-                bytes32(weights),
-                committed_input,
-                input_count,
-                output_count,
-                proof_length,
+                bytes32(terms.circuit_id),
+                bytes32(terms.weights),
+                terms.committed_input,
+                terms.input_count,
+                terms.output_count,
+                terms.proof_bytes,
             ],
-            of=circuit_id,
+            of=terms.circuit_id,
         )
     )
     _require(chain, ADAPTER, adapter)
