@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from zkserve.errors import Unavailable
@@ -31,8 +32,9 @@ class Processes:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for name in reversed(list(self._running)):
-            self.stop(name)
+        with ExitStack() as stack:  # goes on where one stop is interrupted
+            for name in self._running:
+                stack.callback(self.stop, name)
 
     def start(
         self, name: str, command: Sequence[str], *, environment: Mapping[str, str] | None = None

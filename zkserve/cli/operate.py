@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import signal
 import sys
 from collections.abc import Callable
 from importlib.metadata import version as installed_version
@@ -177,6 +178,8 @@ def demo(
     from zkserve import demo as show_case
 
     log.configure("ERROR")
+    for number in (signal.SIGTERM, signal.SIGHUP):  # clean up as after an interrupt
+        signal.signal(number, signal.default_int_handler)
     with progress(as_json) as show:
         result = show_case.run(folder.resolve(), show)
     if as_json:
