@@ -97,7 +97,9 @@ class ArtifactStore:
                 file.flush()
                 os.fsync(file.fileno())
             target = self._path(hasher.hexdigest())
-            target.parent.mkdir(mode=0o700, exist_ok=True)
+            if not target.parent.is_dir():
+                target.parent.mkdir(mode=0o700, exist_ok=True)
+                _sync_folder(self.folder)
             temporary.rename(target)
             _sync_folder(target.parent)
         finally:

@@ -78,6 +78,18 @@ def test_a_write_cut_off_leaves_nothing(
         store.get(sha256_hex(b"half of a key"))
 
 
+def test_the_name_is_on_disk_before_the_digest_is_told(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+):
+    """A power cut after ``put`` loses neither the file's name nor that of its folder."""
+    synced: list[Path] = []
+    monkeypatch.setattr(artifacts, "_sync_folder", synced.append)
+    digest = store.put(b"data")
+    assert synced == [store.folder, store.folder / digest[:2]]
+    store.put(b"data")
+    assert synced[2:] == [store.folder / digest[:2]]
+
+
 def test_a_source_that_fails_midway_leaves_nothing(
     store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
