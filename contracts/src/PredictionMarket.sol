@@ -8,7 +8,7 @@ import {IPredictionMarket} from "./interfaces/IPredictionMarket.sol";
 import {Claim} from "./interfaces/IProofVerifier.sol";
 import {Claims} from "./libraries/Claims.sol";
 
-/// @title Escrowed on-chain orders for proven predictions, without an administrator.
+/// @title Escrowed on-chain requests for proven predictions, without an administrator.
 /// @dev The balance is at all times the prices of the open requests plus what is owed. A proof is not
 /// tied to one request: where two requests ask a version the same input, the same proof settles both,
 /// as it answers both, and both are paid for.
@@ -45,7 +45,7 @@ contract PredictionMarket is IPredictionMarket, ReentrancyGuardTransient {
     }
 
     /// @inheritdoc IPredictionMarket
-    /// @dev Not guarded against reentrancy, so that a callback can order its next prediction: it calls
+    /// @dev Not guarded against reentrancy, so that a callback can request its next prediction: it calls
     /// nobody but the registry, and touches no existing request.
     function request(uint256 modelId, bytes calldata input, uint32 callbackGas, uint64 deadline)
         external
@@ -84,26 +84,26 @@ contract PredictionMarket is IPredictionMarket, ReentrancyGuardTransient {
         external
         nonReentrant
     {
-        Request storage order = _requests[requestId];
-        require(order.status == Status.Open, NotOpen(requestId, order.status));
-        require(block.timestamp <= order.deadline, DeadlinePassed(requestId, order.deadline));
+        Request storage stored = _requests[requestId];
+        require(stored.status == Status.Open, NotOpen(requestId, stored.status));
+        require(block.timestamp <= stored.deadline, DeadlinePassed(requestId, stored.deadline));
         bytes32 inputHash = keccak256(input);
-        require(inputHash == order.inputHash, InputMismatch(requestId));
+        require(inputHash == stored.inputHash, InputMismatch(requestId));
         // A view call, so it may come before the effects.
-        order.verifier.verify(Claim(order.circuitId, order.weights, input, outputs), proof);
+        stored.verifier.verify(Claim(stored.circuitId, stored.weights, input, outputs), proof);
 
         bytes32 outputsHash = Claims.hashOutputs(outputs);
-        order.status = Status.Fulfilled;
-        order.outputsHash = outputsHash;
-        owed[order.payee] += order.price;
+        stored.status = Status.Fulfilled;
+        stored.outputsHash = outputsHash;
+        owed[stored.payee] += stored.price;
 
-        bool callbackOk = _callBack(requestId, order, outputs, order.callbackGas);
-        order.callbackPending = !callbackOk;
+        bool callbackOk = _callBack(requestId, stored, outputs, stored.callbackGas);
+        stored.callbackPending = !callbackOk;
         emit Fulfilled(
             requestId,
-            order.modelId,
+            stored.modelId,
             msg.sender,
-            Claims.digest(order.circuitId, order.weights, inputHash, outputsHash),
+            Claims.digest(stored.circuitId, stored.weights, inputHash, outputsHash),
             outputs,
             callbackOk
         );
@@ -111,22 +111,22 @@ contract PredictionMarket is IPredictionMarket, ReentrancyGuardTransient {
 
     /// @inheritdoc IPredictionMarket
     function retryCallback(uint256 requestId, int256[] calldata outputs) external nonReentrant {
-        Request storage order = _requests[requestId];
-        require(order.callbackPending, NoCallbackPending(requestId));
-        require(Claims.hashOutputs(outputs) == order.outputsHash, OutputsMismatch(requestId));
-        order.callbackPending = false;
-        require(_callBack(requestId, order, outputs, gasleft()), CallbackFailed(requestId));
+        Request storage stored = _requests[requestId];
+        require(stored.callbackPending, NoCallbackPending(requestId));
+        require(Claims.hashOutputs(outputs) == stored.outputsHash, OutputsMismatch(requestId));
+        stored.callbackPending = false;
+        require(_callBack(requestId, stored, outputs, gasleft()), CallbackFailed(requestId));
         emit CallbackRetried(requestId, true);
     }
 
     /// @inheritdoc IPredictionMarket
     function refund(uint256 requestId) external nonReentrant {
-        Request storage order = _requests[requestId];
-        require(order.status == Status.Open, NotOpen(requestId, order.status));
-        require(block.timestamp > order.deadline, DeadlineNotPassed(requestId, order.deadline));
-        order.status = Status.Refunded;
-        owed[order.requester] += order.price;
-        emit Refunded(requestId, order.requester, order.price);
+        Request storage stored = _requests[requestId];
+        require(stored.status == Status.Open, NotOpen(requestId, stored.status));
+        require(block.timestamp > stored.deadline, DeadlineNotPassed(requestId, stored.deadline));
+        stored.status = Status.Refunded;
+        owed[stored.requester] += stored.price;
+        emit Refunded(requestId, stored.requester, stored.price);
     }
 
     /// @inheritdoc IPredictionMarket
@@ -152,15 +152,15 @@ contract PredictionMarket is IPredictionMarket, ReentrancyGuardTransient {
 
     /// @dev Calls the requester back with `gasLimit`, never less than the gas it named; returns
     /// whether that succeeded. Without callback gas there is nothing to call.
-    function _callBack(uint256 requestId, Request storage order, int256[] calldata outputs, uint256 gasLimit)
+    function _callBack(uint256 requestId, Request storage stored, int256[] calldata outputs, uint256 gasLimit)
         private
         returns (bool ok)
     {
-        uint256 promised = order.callbackGas;
+        uint256 promised = stored.callbackGas;
         if (promised == 0) return true;
-        address consumer = order.requester;
+        address consumer = stored.requester;
         bytes memory data =
-            abi.encodeCall(IPredictionConsumer.onPrediction, (requestId, order.modelId, outputs));
+            abi.encodeCall(IPredictionConsumer.onPrediction, (requestId, stored.modelId, outputs));
         // A call gets at most 63/64 of the gas left, silently less than asked for (EIP-150).
         uint256 needed = (promised * 64) / 63 + CALLBACK_MARGIN;
         require(gasleft() >= needed, TooLittleGas(gasleft(), needed));

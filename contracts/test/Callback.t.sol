@@ -7,7 +7,7 @@ import {MarketTest, TestConsumer} from "./base/MarketTest.sol";
 /// @dev The callback in `fulfil` and `retryCallback`: it never blocks the payment.
 contract CallbackTest is MarketTest {
     function test_CallsBackWithWhatWasProved() public {
-        uint256 id = orderWithCallback();
+        uint256 id = requestWithCallback();
         fulfil(id);
         vm.assertEq(consumer.calls(), 1);
         vm.assertEq(consumer.seen(), keccak256(abi.encode(id, modelId, outputs)));
@@ -15,7 +15,7 @@ contract CallbackTest is MarketTest {
     }
 
     function test_GivesExactlyTheGasThatWasNamed() public {
-        fulfil(orderWithCallback());
+        fulfil(requestWithCallback());
         // What the consumer spends before it looks is dispatch, some hundreds.
         vm.assertLt(CALLBACK_GAS - 2_000, consumer.gasSeen());
         vm.assertLt(consumer.gasSeen(), CALLBACK_GAS + 1);
@@ -56,7 +56,7 @@ contract CallbackTest is MarketTest {
 
     function testFuzz_TooLittleGasNeverStarvesTheCallback(uint256 gasGiven) public {
         gasGiven = bound(gasGiven, 30_000, 500_000);
-        uint256 id = orderWithCallback();
+        uint256 id = requestWithCallback();
         bytes memory proof = proofOf(INPUT, outputs);
         vm.prank(SUBMITTER);
         try market.fulfil{gas: gasGiven}(id, INPUT, outputs, proof) {
@@ -70,7 +70,7 @@ contract CallbackTest is MarketTest {
     }
 
     function test_RevertWhen_GasIsTooLittleForTheCallback() public {
-        uint256 id = orderWithCallback();
+        uint256 id = requestWithCallback();
         bytes memory proof = proofOf(INPUT, outputs);
         vm.expectPartialRevert(IPredictionMarket.TooLittleGas.selector);
         market.fulfil{gas: 250_000}(id, INPUT, outputs, proof);
@@ -107,7 +107,7 @@ contract CallbackTest is MarketTest {
     }
 
     function test_RevertWhen_NoCallbackIsPending() public {
-        uint256 id = orderWithCallback();
+        uint256 id = requestWithCallback();
         _noneIsPending(id);
         fulfil(id);
         _noneIsPending(id);
@@ -132,7 +132,7 @@ contract CallbackTest is MarketTest {
 
     function _failed(TestConsumer.Behaviour behaviour) private returns (uint256 id) {
         consumer.behave(behaviour, "");
-        id = orderWithCallback();
+        id = requestWithCallback();
         fulfil(id);
         vm.assertTrue(market.getRequest(id).callbackPending);
     }

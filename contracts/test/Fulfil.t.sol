@@ -8,7 +8,7 @@ import {MarketTest} from "./base/MarketTest.sol";
 
 contract FulfilTest is MarketTest {
     function test_SettlesAndCreditsThePayee() public {
-        uint256 id = order();
+        uint256 id = request();
         bytes32 outputsHash = keccak256(abi.encodePacked(outputs));
         bytes32 digest = Claims.digest("circuit", "weights", keccak256(INPUT), outputsHash);
         vm.expectEmit();
@@ -25,7 +25,7 @@ contract FulfilTest is MarketTest {
     /// Who copies a proof from the mempool pays for the owner's settlement.
     function testFuzz_CopiedProofPaysTheOwner(address thief) public {
         vm.assume(thief != OWNER);
-        uint256 id = order();
+        uint256 id = request();
         bytes memory proof = proofOf(INPUT, outputs);
         vm.prank(thief);
         market.fulfil(id, INPUT, outputs, proof);
@@ -39,7 +39,7 @@ contract FulfilTest is MarketTest {
     }
 
     function test_RevertWhen_Replayed() public {
-        uint256 id = order();
+        uint256 id = request();
         fulfil(id);
         bytes memory proof = proofOf(INPUT, outputs);
         vm.expectRevert(notOpen(id, IPredictionMarket.Status.Fulfilled));
@@ -48,7 +48,7 @@ contract FulfilTest is MarketTest {
     }
 
     function test_RevertWhen_ProofOfAnotherRequestIsReplayed() public {
-        fulfil(order());
+        fulfil(request());
         vm.prank(REQUESTER);
         uint256 id = market.request{value: PRICE}(modelId, hex"0103", 0, deadline());
         bytes memory proof = proofOf(INPUT, outputs);
@@ -66,7 +66,7 @@ contract FulfilTest is MarketTest {
 
     function testFuzz_RevertWhen_InputIsNotTheRequested(bytes calldata input) public {
         vm.assume(keccak256(input) != keccak256(INPUT));
-        uint256 id = order();
+        uint256 id = request();
         bytes memory proof = proofOf(input, outputs);
         vm.expectRevert(abi.encodeWithSelector(IPredictionMarket.InputMismatch.selector, id));
         market.fulfil(id, input, outputs, proof);
@@ -74,7 +74,7 @@ contract FulfilTest is MarketTest {
 
     function testFuzz_RevertWhen_OutputsAreNotTheProved(int256[] calldata other) public {
         vm.assume(keccak256(abi.encodePacked(other)) != keccak256(abi.encodePacked(outputs)));
-        uint256 id = order();
+        uint256 id = request();
         bytes memory proof = proofOf(INPUT, outputs);
         vm.expectRevert(abi.encodeWithSelector(IProofVerifier.ProofInvalid.selector, bytes32("circuit")));
         market.fulfil(id, INPUT, other, proof);
@@ -83,7 +83,7 @@ contract FulfilTest is MarketTest {
     }
 
     function test_DeadlineIsTheLastMoment() public {
-        uint256 id = order();
+        uint256 id = request();
         vm.warp(deadline());
         fulfil(id);
         assertStatus(id, IPredictionMarket.Status.Fulfilled);
@@ -91,7 +91,7 @@ contract FulfilTest is MarketTest {
 
     function test_RevertWhen_DeadlinePassed() public {
         uint64 last = deadline();
-        uint256 id = order();
+        uint256 id = request();
         bytes memory proof = proofOf(INPUT, outputs);
         vm.warp(last + 1);
         vm.expectRevert(abi.encodeWithSelector(IPredictionMarket.DeadlinePassed.selector, id, last));
@@ -99,7 +99,7 @@ contract FulfilTest is MarketTest {
     }
 
     function test_RevertWhen_Refunded() public {
-        uint256 id = order();
+        uint256 id = request();
         uint64 last = deadline();
         vm.warp(last + 1);
         market.refund(id);
@@ -109,7 +109,7 @@ contract FulfilTest is MarketTest {
     }
 
     function test_DeprecatedVersionStillSettlesOpenRequests() public {
-        uint256 id = order();
+        uint256 id = request();
         vm.prank(OWNER);
         registry.deprecateModel(modelId);
         fulfil(id);

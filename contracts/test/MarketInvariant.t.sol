@@ -58,7 +58,7 @@ contract Actor is MarketTest {
         registry.updateModel(modelId, commitment(circuitId | bytes32(uint256(1))), binding(verifier, "w"));
     }
 
-    function order(bool byConsumer, uint8 behaviour) external {
+    function request(bool byConsumer, uint8 behaviour) external {
         (uint128 price,) = market.priceOf(modelId);
         if (byConsumer) {
             consumer.behave(TestConsumer.Behaviour(behaviour % 5), "");

@@ -65,7 +65,7 @@ contract OwnershipTest is MarketTest {
         _offer(SUCCESSOR);
         vm.prank(SUCCESSOR);
         registry.acceptOwnership(lineage);
-        fulfil(order());
+        fulfil(request());
         vm.assertEq(market.owed(SUCCESSOR), PRICE);
         vm.assertEq(market.owed(OWNER), 0);
     }

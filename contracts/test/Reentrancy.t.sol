@@ -7,15 +7,15 @@ import {MarketTest, TestConsumer} from "./base/MarketTest.sol";
 
 contract ReentrancyTest is MarketTest {
     function test_CallbackCannotFulfilAgain() public {
-        uint256 id = orderWithCallback();
+        uint256 id = requestWithCallback();
         _refusedInCallback(
             id, abi.encodeCall(IPredictionMarket.fulfil, (id, INPUT, outputs, proofOf(INPUT, outputs)))
         );
     }
 
     function test_CallbackCannotFulfilAnother() public {
-        uint256 other = order();
-        uint256 id = orderWithCallback();
+        uint256 other = request();
+        uint256 id = requestWithCallback();
         _refusedInCallback(
             id, abi.encodeCall(IPredictionMarket.fulfil, (other, INPUT, outputs, proofOf(INPUT, outputs)))
         );
@@ -23,25 +23,25 @@ contract ReentrancyTest is MarketTest {
     }
 
     function test_CallbackCannotRefund() public {
-        uint256 id = orderWithCallback();
+        uint256 id = requestWithCallback();
         _refusedInCallback(id, abi.encodeCall(IPredictionMarket.refund, (id)));
     }
 
     function test_CallbackCannotRetry() public {
-        uint256 id = orderWithCallback();
+        uint256 id = requestWithCallback();
         _refusedInCallback(id, abi.encodeCall(IPredictionMarket.retryCallback, (id, outputs)));
     }
 
     function test_CallbackCannotWithdraw() public {
-        uint256 id = orderWithCallback();
+        uint256 id = requestWithCallback();
         _refusedInCallback(id, abi.encodeCall(IPredictionMarket.withdraw, (payable(consumer))));
     }
 
     function test_WithdrawCannotBeReentered() public {
-        uint256 id = orderWithCallback();
+        uint256 id = requestWithCallback();
         vm.warp(deadline() + 1);
         market.refund(id);
-        order();
+        request();
         uint256 held = address(consumer).balance;
         consumer.behave(
             TestConsumer.Behaviour.Reenter,

@@ -7,7 +7,7 @@ import {MarketTest} from "./base/MarketTest.sol";
 contract RefundTest is MarketTest {
     function testFuzz_AnybodyCanHaveTheRequesterRefunded(address caller) public {
         vm.assume(caller != REQUESTER);
-        uint256 id = order();
+        uint256 id = request();
         vm.warp(deadline() + 1);
         vm.expectEmit();
         emit IPredictionMarket.Refunded(id, REQUESTER, PRICE);
@@ -20,7 +20,7 @@ contract RefundTest is MarketTest {
     }
 
     function test_RevertWhen_DeadlineNotPassed() public {
-        uint256 id = order();
+        uint256 id = request();
         uint64 last = deadline();
         vm.warp(last);
         vm.expectRevert(abi.encodeWithSelector(IPredictionMarket.DeadlineNotPassed.selector, id, last));
@@ -28,7 +28,7 @@ contract RefundTest is MarketTest {
     }
 
     function test_RevertWhen_Refunded() public {
-        uint256 id = order();
+        uint256 id = request();
         vm.warp(deadline() + 1);
         market.refund(id);
         vm.expectRevert(notOpen(id, IPredictionMarket.Status.Refunded));
@@ -37,7 +37,7 @@ contract RefundTest is MarketTest {
     }
 
     function test_RevertWhen_Fulfilled() public {
-        uint256 id = order();
+        uint256 id = request();
         fulfil(id);
         vm.warp(deadline() + 1);
         vm.expectRevert(notOpen(id, IPredictionMarket.Status.Fulfilled));
@@ -50,7 +50,7 @@ contract RefundTest is MarketTest {
     }
 
     function test_DeprecatedVersionStillRefunds() public {
-        uint256 id = order();
+        uint256 id = request();
         vm.prank(OWNER);
         registry.deprecateModel(modelId);
         vm.warp(deadline() + 1);

@@ -9,7 +9,7 @@ contract RequestTest is MarketTest {
     function test_EscrowsPriceAndSnapshotsVersion() public {
         vm.expectEmit();
         emit IPredictionMarket.Requested(1, modelId, REQUESTER, INPUT, PRICE, deadline(), 0);
-        uint256 id = order();
+        uint256 id = request();
 
         IPredictionMarket.Request memory made = market.getRequest(id);
         vm.assertEq(made.requester, REQUESTER);
@@ -29,8 +29,8 @@ contract RequestTest is MarketTest {
     }
 
     function test_IdsCountFromOne() public {
-        vm.assertEq(order(), 1);
-        vm.assertEq(order(), 2);
+        vm.assertEq(request(), 1);
+        vm.assertEq(request(), 2);
         vm.assertEq(market.requestCount(), 2);
     }
 
@@ -39,7 +39,7 @@ contract RequestTest is MarketTest {
     }
 
     function test_SnapshotsOutliveChangesByTheOwner() public {
-        uint256 id = order();
+        uint256 id = request();
         vm.startPrank(OWNER);
         market.setPrice(modelId, 5 ether, true);
         bytes32 lineage = registry.getVersion(modelId).lineage;

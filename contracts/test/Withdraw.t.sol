@@ -8,8 +8,8 @@ contract WithdrawTest is MarketTest {
     address payable private constant TO = payable(address(0xDE57));
 
     function test_PaysOutOnce() public {
-        fulfil(order());
-        fulfil(order());
+        fulfil(request());
+        fulfil(request());
         vm.expectEmit();
         emit IPredictionMarket.Withdrawn(OWNER, TO, 2 * PRICE);
         vm.prank(OWNER);
@@ -20,11 +20,11 @@ contract WithdrawTest is MarketTest {
     }
 
     function test_LeavesWhatIsOwedToOthers() public {
-        fulfil(order());
-        uint256 refunded = order();
+        fulfil(request());
+        uint256 refunded = request();
         vm.warp(deadline() + 1);
         market.refund(refunded);
-        uint256 open = order();
+        uint256 open = request();
         vm.prank(OWNER);
         market.withdraw(TO);
         vm.assertEq(address(market).balance, 2 * PRICE);
@@ -39,12 +39,12 @@ contract WithdrawTest is MarketTest {
 
     function testFuzz_RevertWhen_NothingIsOwed(address account) public {
         vm.assume(account != OWNER);
-        fulfil(order());
+        fulfil(request());
         _nothing(account);
     }
 
     function test_RevertWhen_ReceiverRefuses() public {
-        fulfil(order());
+        fulfil(request());
         vm.expectRevert(abi.encodeWithSelector(IPredictionMarket.TransferFailed.selector, address(registry)));
         vm.prank(OWNER);
         market.withdraw(payable(address(registry)));

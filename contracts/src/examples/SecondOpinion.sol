@@ -93,14 +93,14 @@ contract SecondOpinion is IPredictionConsumer {
     function reclaim(uint256 requestId) external {
         Case storage asked = cases[requestId];
         require(asked.decision == Decision.Asked, NotRefundable(requestId));
-        IPredictionMarket.Request memory order = market.getRequest(requestId);
-        if (order.status == IPredictionMarket.Status.Open) {
+        IPredictionMarket.Request memory request = market.getRequest(requestId);
+        if (request.status == IPredictionMarket.Status.Open) {
             market.refund(requestId); // reverts before the deadline
         } else {
-            require(order.status == IPredictionMarket.Status.Refunded, NotRefundable(requestId));
+            require(request.status == IPredictionMarket.Status.Refunded, NotRefundable(requestId));
         }
         asked.decision = Decision.Unanswered;
-        uint256 returned = order.price + asked.deposit;
+        uint256 returned = request.price + asked.deposit;
         credits[asked.patient] += returned;
         emit Unanswered(requestId, asked.patient, returned);
         // One withdrawal may bring the refunds of several cases.

@@ -3,7 +3,7 @@ pragma solidity ^0.8.28;
 
 import {IProofVerifier} from "./IProofVerifier.sol";
 
-/// @title Escrowed on-chain orders for proven predictions.
+/// @title Escrowed on-chain requests for proven predictions.
 /// @notice A request pays now; whoever brings a valid proof settles it; the version's owner is paid,
 /// whoever submits. Past its deadline anybody can have the requester refunded. No administrator.
 interface IPredictionMarket {
@@ -72,7 +72,7 @@ interface IPredictionMarket {
     /// @notice Offers a version at a price in wei, or withdraws the offer. Version owner only.
     function setPrice(uint256 modelId, uint128 price, bool offered) external;
     function priceOf(uint256 modelId) external view returns (uint128 price, bool offered);
-    /// @notice Orders a prediction; `msg.value` must be exactly the price. The caller is the
+    /// @notice Requests a prediction; `msg.value` must be exactly the price. The caller is the
     /// requester: it gets the callback (where `callbackGas > 0`) and the refund.
     function request(uint256 modelId, bytes calldata input, uint32 callbackGas, uint64 deadline)
         external

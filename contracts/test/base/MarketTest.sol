@@ -148,13 +148,13 @@ abstract contract MarketTest is Test {
     }
 
     /// A request by an account without code or callback.
-    function order() internal returns (uint256) {
+    function request() internal returns (uint256) {
         vm.prank(REQUESTER);
         return market.request{value: PRICE}(modelId, INPUT, 0, deadline());
     }
 
     /// A request by the consumer, to be called back.
-    function orderWithCallback() internal returns (uint256) {
+    function requestWithCallback() internal returns (uint256) {
         return consumer.ask{value: PRICE}(modelId, INPUT, CALLBACK_GAS, deadline());
     }
 
