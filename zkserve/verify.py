@@ -12,7 +12,14 @@ from eth_utils.crypto import keccak
 
 from zkserve.chain.contracts import Market, Registry, RequestStatus
 from zkserve.chain.rpc import Chain
-from zkserve.encoding import claim_digest, pack_outputs, parse_json, sha256_file, to_hex
+from zkserve.encoding import (
+    claim_digest,
+    pack_outputs,
+    parse_json,
+    proof_system_id,
+    sha256_file,
+    to_hex,
+)
 from zkserve.engines import engine
 from zkserve.engines.base import Bundle
 from zkserve.errors import BundleMismatch, InvalidInput, NotFound, ProofInvalid
@@ -118,8 +125,8 @@ def verify_on_chain(
     """Verify a receipt by asking the registered verifier itself (``eth_call``, no gas spent).
 
     The version is looked up by the receipt's settlement; the registry, not the receipt, says which
-    circuit, weights, unit and verifier count. With ``market``, the address of the one you trust,
-    the settlement is checked against its record too.
+    circuit, weights, output scale and verifier count. With ``market``, the address of the one you
+    trust, the settlement is checked against its record too.
 
     Raises:
         ProofInvalid: the registry's verifier refuses, or the chain's records differ.
@@ -143,10 +150,10 @@ def verify_on_chain(
     version = records.get_version(settlement.version_id)
     _require_same("circuit id", to_hex(version.circuit_id), claim.circuit_id)
     _require_same("weights commitment", to_hex(version.weights), claim.weights)
-    system = keccak(text=f"{receipt.engine}/{receipt.engine_version}")
+    system = proof_system_id(receipt.engine, receipt.engine_version)
     _require_same("proof system", to_hex(version.proof_system_id), to_hex(system))
-    unit = Scale(multiplier=version.output_multiplier, shift=version.output_shift)
-    _require_same("output scale", unit, receipt.output_scale)
+    scale = Scale(multiplier=version.output_multiplier, shift=version.output_shift)
+    _require_same("output scale", scale, receipt.output_scale)
     _require_same("development SRS mark", version.development_srs, receipt.development_srs)
     records.verify_inference(settlement.version_id, claim, receipt.proof)
     established = [
@@ -167,7 +174,7 @@ def verify_on_chain(
     return Verification(
         claim_digest=claim_digest(claim),
         circuit_id=claim.circuit_id,
-        values=tuple(unit.to_real(value) for value in claim.outputs),
+        values=tuple(scale.to_real(value) for value in claim.outputs),
         established=tuple(established),
         caveats=tuple(caveats),
     )
