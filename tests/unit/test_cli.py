@@ -15,7 +15,7 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
-from zkserve import cli
+from zkserve import cli, log
 from zkserve.cli.console import report_error
 from zkserve.errors import NotFound, ZkserveError
 from zkserve.settings import Settings
@@ -46,6 +46,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     for name, value in PLAIN.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
+    # Loggers of this process would go on writing to what stands for standard error in one test.
+    monkeypatch.setattr(log, "configure", lambda _: None)
 
     def run(*arguments: str, stdin: bytes = b"") -> Ended:
         monkeypatch.setattr(sys, "argv", ["zkserve", *arguments])
