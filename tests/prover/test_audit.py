@@ -100,7 +100,7 @@ def test_only_the_circuits_own_contracts_pass(
     with pytest.raises(BundleMismatch, match="circuit id"):
         check(owner, honest, other)
     for name, changes, what in (
-        ("unit", {"output_shift": 3}, "output unit"),
+        ("unit", {"output_shift": 3}, "output scale"),
         ("weights", {"weights": bytes32(other.manifest.weights)}, "weights"),
         ("mark", {"development_srs": False}, "development SRS"),
     ):

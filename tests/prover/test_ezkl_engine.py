@@ -217,7 +217,7 @@ def test_other_weights_do_not_verify(
     prediction = ezkl_engine.predict(bundle, samples[0])
     proof = ezkl_engine.prove(bundle, prediction.claim, prediction.opening, limits=LIMITS)
     ezkl_engine.verify(bundle, prediction.claim, proof.data)
-    assert len(proof.data) == ours.facts["proof_bytes"]
+    assert len(proof.data) == ours.parameters["proof_bytes"]
     for claim in (
         prediction.claim,
         replace(prediction.claim, circuit_id=ours.circuit_id),
@@ -266,7 +266,7 @@ def test_bad_inputs_get_clear_errors(ezkl_engine: EzklEngine, proven: Proven):
 
 def test_sums_past_what_the_circuit_decomposes_are_refused(proven: Proven):
     settings, compiled = (str(proven.bundle.files[name]) for name in ("settings", "compiled"))
-    salt = int(proven.bundle.manifest.facts["salt_count"])
+    salt = proven.bundle.manifest.parameters["salt_count"]
     with pytest.raises(InputOutOfRange, match="cannot compute"):
         run_child(
             STEPS + "witness",
