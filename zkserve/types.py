@@ -109,8 +109,8 @@ class CircuitManifest:
 
     All of it but ``public``, ``rows``, ``facts`` and ``agreement`` goes into ``circuit_id`` (see
     :func:`zkserve.encoding.circuit_id`). ``pins`` maps artifact names to SHA-256 hex; ``public``
-    names the pins whose files anyone may
-    download. A pin that is not public (the compiled model, the proving key) holds the weights.
+    names the pins whose files anyone may download. Of the others, some hold the weights (the
+    compiled model, the proving key) and some are only large (the SRS).
     """
 
     circuit_id: str
