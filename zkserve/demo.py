@@ -241,6 +241,7 @@ class _Demo:
             receipt,
             Chain(self.rpc_url),
             contracts.address(deploy.REGISTRY),
+            order.version_id,
             market=market.address,
         )
         self.progress("auditing the registered verifier from public artifacts")

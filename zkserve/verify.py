@@ -120,13 +120,14 @@ def verify_offline(
 
 
 def verify_on_chain(
-    receipt: Receipt, chain: Chain, registry: str, *, market: str | None = None
+    receipt: Receipt, chain: Chain, registry: str, version_id: int, *, market: str | None = None
 ) -> Verification:
     """Verify a receipt by asking the registered verifier itself (``eth_call``, no gas spent).
 
-    The version is looked up by the receipt's settlement; the registry, not the receipt, says which
-    circuit, weights, output scale and verifier count. With ``market``, the address of the one you
-    trust, the settlement is checked against its record too.
+    Anybody may register any circuit id, with a verifier that accepts everything: ``version_id`` is
+    the version *you* rely on, as a contract would, never the one that the receipt names. The
+    registry says which circuit, weights, output scale and verifier it has. With ``market``, the
+    address of the one you trust, the settlement is checked against its record too.
 
     Raises:
         ProofInvalid: the registry's verifier refuses, or the chain's records differ.
@@ -146,8 +147,9 @@ def verify_on_chain(
             remedy="Name a node of the receipt's chain with --rpc-url.",
         )
     _require_same("registry", registry.lower(), settlement.registry.lower())
+    _require_same("version", f"{version_id:#x}", f"{settlement.version_id:#x}")
     records = Registry(chain, registry)
-    version = records.get_version(settlement.version_id)
+    version = records.get_version(version_id)
     _require_same("circuit id", to_hex(version.circuit_id), claim.circuit_id)
     _require_same("weights commitment", to_hex(version.weights), claim.weights)
     system = proof_system_id(receipt.engine, receipt.engine_version)
@@ -155,14 +157,15 @@ def verify_on_chain(
     scale = Scale(multiplier=version.output_multiplier, shift=version.output_shift)
     _require_same("output scale", scale, receipt.output_scale)
     _require_same("development SRS mark", version.development_srs, receipt.development_srs)
-    records.verify_inference(settlement.version_id, claim, receipt.proof)
+    records.verify_inference(version_id, claim, receipt.proof)
     established = [
-        f"Version {settlement.version_id:#x} of the registry pins this circuit and weights.",
+        f"Version {version_id:#x} of the registry pins this circuit and weights.",
         f"Its verifier, {version.verifier}, accepts the proof of this claim.",
     ]
     caveats = [
         "You trust the node you asked, and the registry's address you gave.",
         "What that verifier verifies is for `zkserve audit` to say.",
+        *_OWNERS_WORD,
     ]
     if market is None:
         caveats.append("The settlement was not checked: name the market you trust (--market).")
@@ -192,6 +195,11 @@ def _check_settlement(claim: Claim, settlement: Settlement, market: Market) -> N
     _require_same("request's outputs", to_hex(request.outputs_hash), outputs)
 
 
+_OWNERS_WORD = (
+    "That the circuit is the model it is said to be, and that the salt of a committed input does "
+    "not matter to it, is the owner's word.",
+    "The receipt's model name and version are labels: the circuit id is what counts.",
+)
 _SRS_CAVEAT = "Development SRS: whoever made it can forge proofs. Good for trying things out only."
 
 
@@ -237,7 +245,11 @@ def _caveats(manifest: CircuitManifest, *, expected: bool, opened: bool) -> tupl
         )
     if manifest.development_srs:
         lines.append(_SRS_CAVEAT)
-    return tuple(lines)
+    else:
+        lines.append(
+            "That the SRS is a ceremony's is the owner's word, until you compare the pin `srs`."
+        )
+    return (*lines, *_OWNERS_WORD)
 
 
 def _read_json(path: Path, what: str) -> dict[str, object]:

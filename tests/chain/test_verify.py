@@ -28,7 +28,11 @@ def settled(world: World, case: str = "first") -> Receipt:
 
 def check(world: World, receipt: Receipt, *, market: str | None = None) -> Verification:
     return verify_on_chain(
-        receipt, world.requester, world.registry.address, market=market or world.market.address
+        receipt,
+        world.requester,
+        world.registry.address,
+        world.version_id,
+        market=market or world.market.address,
     )
 
 
@@ -47,7 +51,7 @@ def test_a_settled_receipt_verifies(world: World) -> None:
     assert any("settled request" in line for line in verified.established)
     assert any("Development SRS" in line for line in verified.caveats)
 
-    unchecked = verify_on_chain(receipt, world.requester, world.registry.address)
+    unchecked = verify_on_chain(receipt, world.requester, world.registry.address, world.version_id)
     assert any("not checked" in line for line in unchecked.caveats)
     assert not any("settled request" in line for line in unchecked.established)
 
@@ -114,3 +118,29 @@ def test_what_was_never_settled_here_is_said_so(world: World) -> None:
         check(world, replace(receipt, settlement=None))
     with pytest.raises(InvalidInput, match="chain 1,"):
         check(world, replace(receipt, settlement=replace(receipt.settlement, chain_id=1)))
+
+
+def test_a_strangers_version_of_the_same_circuit_does_not_serve(world: World) -> None:
+    """Registering is open to all: a stranger's verifier may accept whatever it is given."""
+    receipt = settled(world)
+    assert receipt.settlement is not None
+    stranger = world.anvil.chain(2)
+    database = world.node.database
+    stops = bytes.fromhex("60016000f3")  # leaves the code 0x00: it stops, whatever it is asked
+    accepting = outbox.create(database, stranger, purpose="verifier", code=stops)
+    data = world.registry.register_calldata(
+        "tiny", world.commitment(), replace(world.binding(), verifier=accepting)
+    )
+    outbox.send(database, stranger, purpose="theirs", to=world.registry.address, data=data)
+    outbox.wait(database, stranger, "theirs", depth=0, timeout_s=20)
+    theirs = world.registry.version_id(world.registry.lineage_of(stranger.signer, "tiny"), 1)
+    claim = replace(receipt.claim, outputs=(1, 2, 3))
+    world.registry.verify_inference(theirs, claim, b"junk")  # by their verifier anything goes
+    forged = replace(
+        receipt,
+        claim=claim,
+        proof=b"junk",
+        settlement=replace(receipt.settlement, version_id=theirs, verifier=accepting),
+    )
+    with pytest.raises(ProofInvalid, match="version"):
+        check(world, forged)

@@ -185,7 +185,7 @@ def test_a_wrong_setting_is_named_before_anything_is_done(
         ("keys", "create"): ["clinic"],
         ("keys", "revoke"): ["abc"],
         ("jobs", "retry"): ["abc"],
-        ("audit",): ["0x1", "--rpc-url", "http://127.0.0.1:9", "--registry", "0x" + "1" * 40],
+        ("audit",): ["0x" + "01" * 32, "--rpc-url", "http://127.0.0.1:9", "--registry", "0x" + "1" * 40],
     }
     monkeypatch.setenv("ZKSERVE_PORT", "eighty")
     ended = run(*path, *needs.get(path, []), "--json", stdin=b"[1]")
@@ -397,6 +397,9 @@ def receipt(tmp_path: Path) -> str:
     return "receipt.json"
 
 
+TRUSTED = ["--registry", "0x1", "--version-id", "0x" + "01" * 32]
+
+
 def test_verifying_against_nothing_says_what_to_name(run: Run, tmp_path: Path):
     ended = run("verify", receipt(tmp_path))
     assert ended.status == 1
@@ -405,14 +408,29 @@ def test_verifying_against_nothing_says_what_to_name(run: Run, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "more", [[], ["--registry", "0x1", "--artifacts", "x"], ["--registry", "0x1", "--url", "x"]]
+    ("more", "named"),
+    [
+        ([], "--registry"),
+        (["--registry", "0x1"], "--version-id"),
+        ([*TRUSTED, "--artifacts", "x"], "--artifacts"),
+        ([*TRUSTED, "--url", "x"], "--url"),
+        ([*TRUSTED, "--opening", "x"], "--opening"),
+        ([*TRUSTED, "--expect-circuit", "0x" + "ee" * 32], "0x" + "ee" * 32),
+    ],
 )
-def test_verifying_on_chain_needs_the_registry_and_nothing_else(
-    run: Run, tmp_path: Path, more: list[str]
+def test_verifying_on_chain_ignores_no_option(
+    run: Run, tmp_path: Path, more: list[str], named: str
 ):
     ended = run("verify", receipt(tmp_path), "--rpc-url", "http://127.0.0.1:9", *more)
     assert ended.status == 1
-    assert "--registry" in ended.err
+    assert named in ended.err
+
+
+@pytest.mark.parametrize("option", ["--registry", "--version-id", "--market"])
+def test_verifying_offline_ignores_no_option(run: Run, tmp_path: Path, option: str):
+    ended = run("verify", receipt(tmp_path), "--artifacts", str(tmp_path), option, "0x1")
+    assert ended.status == 1
+    assert "--rpc-url" in ended.err
 
 
 @pytest.mark.parametrize("text", ["", "receipt", "[]", "null", "{}", '{"valid": true}', "[" * 9999])

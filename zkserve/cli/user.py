@@ -15,8 +15,8 @@ from rich.markup import escape
 
 from zkserve.cli.console import JsonFlag, answer, progress, read_settings
 from zkserve.client import Client
-from zkserve.encoding import parse_json, to_hex
-from zkserve.errors import InvalidInput, NotFound
+from zkserve.encoding import bytes32, parse_json, to_hex
+from zkserve.errors import InvalidInput, NotFound, ProofInvalid
 from zkserve.receipt import receipt_to_dict
 
 UrlOption = Annotated[
@@ -110,6 +110,9 @@ def verify(
     registry: Annotated[
         str | None, typer.Option(help="Address of the registry you trust, with --rpc-url.")
     ] = None,
+    version_id: Annotated[
+        str | None, typer.Option(help="Id of the registered version you rely on, with --rpc-url.")
+    ] = None,
     market: Annotated[
         str | None, typer.Option(help="Address of the market you trust: checks the settlement.")
     ] = None,
@@ -118,19 +121,33 @@ def verify(
     """Verify a receipt: offline from public artifacts, or by asking the chain.
 
     Examples: `zkserve verify receipt.json --artifacts artifacts/` or
-    `zkserve verify receipt.json --rpc-url URL --registry ADDRESS`
+    `zkserve verify receipt.json --rpc-url URL --registry ADDRESS --version-id ID`
     """
     from zkserve import verify as use_case
 
     receipt = use_case.read_receipt(path)
     if rpc_url is not None:
-        if registry is None or artifacts is not None or url is not None:
+        if registry is None or version_id is None:
             raise InvalidInput(
-                "--rpc-url needs --registry, and goes without --artifacts and --url."
+                "--rpc-url needs --registry and --version-id.",
+                remedy="Name the version you rely on: anybody can register one that accepts all.",
+            )
+        if artifacts is not None or url is not None or opening is not None:
+            raise InvalidInput(
+                "--rpc-url goes without --artifacts, --url and --opening.",
+                remedy="Verify twice: on chain, and offline.",
             )
         from zkserve.chain.rpc import Chain
 
-        result = use_case.verify_on_chain(receipt, Chain(rpc_url), registry, market=market)
+        if expect_circuit is not None and expect_circuit != receipt.claim.circuit_id:
+            raise ProofInvalid(
+                f"The receipt is of circuit {receipt.claim.circuit_id}, expected {expect_circuit}."
+            )
+        result = use_case.verify_on_chain(
+            receipt, Chain(rpc_url), registry, _version_number(version_id), market=market
+        )
+    elif registry or version_id or market:
+        raise InvalidInput("--registry, --version-id and --market go with --rpc-url.")
     elif artifacts is not None:
         result = _verify_folder(receipt, artifacts, expect_circuit, opening)
     elif url is not None:
@@ -140,7 +157,8 @@ def verify(
     else:
         raise InvalidInput(
             "Nothing to verify against was named.",
-            remedy="Add --artifacts FOLDER, --url URL, or --rpc-url URL --registry ADDRESS.",
+            remedy="Add --artifacts FOLDER, --url URL, or --rpc-url URL with --registry and "
+            "--version-id.",
         )
     answer(
         {"valid": True, **asdict(result)},
@@ -173,10 +191,7 @@ def audit(
     from zkserve.chain.rpc import Chain
     from zkserve.verify import read_bundle
 
-    try:
-        number = int(version_id, 16)
-    except ValueError as exc:
-        raise InvalidInput(f"{version_id!r} is no version id: expected 0x and hex.") from exc
+    number = _version_number(version_id)
     chain, solc = Chain(rpc_url), read_settings().solc_command
     with tempfile.TemporaryDirectory() as temporary:
         folder = artifacts or Path(temporary)
@@ -196,6 +211,10 @@ def audit(
         *(f"  ✓ {line}" for line in result.established),
         *(f"  [yellow]![/] {line}" for line in result.caveats),
     )
+
+
+def _version_number(version_id: str) -> int:
+    return int.from_bytes(bytes32(version_id.lower()), "big")
 
 
 def _verify_folder(receipt: Any, folder: Path, circuit: str | None, opening: Path | None) -> Any:
