@@ -14,7 +14,8 @@ RUN ./setup.sh --runtime
 
 RUN mkdir -p /data && chown zkserve:zkserve /data
 USER zkserve
-ENV PATH=/app/.venv/bin:$PATH ZKSERVE_DATA_DIR=/data ZKSERVE_HOST=0.0.0.0
+ENV PATH=/app/.venv/bin:$PATH ZKSERVE_DATA_DIR=/data ZKSERVE_HOST=0.0.0.0 \
+  ZKSERVE_REQUIRE_API_KEY=true
 VOLUME /data
 EXPOSE 8000
 HEALTHCHECK --interval=10s CMD ["zkserve", "status", "--json"]

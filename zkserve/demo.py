@@ -69,7 +69,7 @@ def run(folder: Path, progress: Progress) -> dict[str, Any]:
     circuit = _required(_ROOT / "circuits" / MODEL)
     shown = folder / "demo"
     shutil.rmtree(shown, ignore_errors=True)
-    shown.mkdir(parents=True)
+    shown.mkdir(mode=0o700, parents=True)  # it will hold private openings
     with ExitStack() as stack:
         data_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zkserve-demo-")))
         processes = stack.enter_context(Processes(shown / "logs"))

@@ -39,14 +39,15 @@ class Processes:
     def start(
         self, name: str, command: Sequence[str], *, environment: Mapping[str, str] | None = None
     ) -> None:
-        """Start a program; ``environment`` is added to this process's own."""
+        """Start a program; ``environment`` is added to this process's own, less its settings."""
+        inherited = {name: value for name, value in os.environ.items() if "ZKSERVE_" not in name}
         with (self._folder / f"{name}.log").open("ab") as log:
             self._running[name] = subprocess.Popen(
                 list(command),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=os.environ | dict(environment or {}),
+                env=inherited | dict(environment or {}),
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
             )
@@ -76,10 +77,6 @@ class Processes:
             pass
         finally:
             self._kill_group(process)
-
-    def kill(self, name: str) -> None:
-        """Kill a program as a power cut would (SIGKILL)."""
-        self._kill_group(self._running.pop(name))
 
     @staticmethod
     def _kill_group(process: subprocess.Popen[bytes]) -> None:

@@ -93,16 +93,6 @@ def test_stop_asks_before_it_kills(folder: Path, monkeypatch: pytest.MonkeyPatch
     assert (folder / "left").read_text() == "bye\n"
 
 
-def test_kill_does_not_ask(folder: Path):
-    with Processes(folder / "logs") as programs:
-        pid = start(programs, folder, "one", "trap 'echo bye > left' TERM; " + FAMILY)
-        child = pid_in(folder / "child.pid")
-        programs.kill("one")
-        assert gone(pid)
-        assert gone(child)
-    assert not (folder / "left").exists()
-
-
 def test_what_ended_says_its_last_words(folder: Path):
     with Processes(folder / "logs") as programs:
         start(programs, folder, "one", STUBBORN)
@@ -113,6 +103,16 @@ def test_what_ended_says_its_last_words(folder: Path):
             programs.require_running("other")
         assert "other ended with status 3: no such luck" in ended.value.message
         assert str(folder / "logs" / "other.log") in str(ended.value.remedy)
+
+
+def test_settings_of_ours_are_not_inherited(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ZKSERVE_SIGNER_KEY", "secret")
+    with Processes(folder / "logs") as programs:
+        programs.start("one", ["sh", "-c", "env"], environment={"ZKSERVE_PORT": "1"})
+        programs._running["one"].wait(WAIT_S)
+    seen = (folder / "logs" / "one.log").read_text()
+    assert "ZKSERVE_PORT=1" in seen
+    assert "secret" not in seen
 
 
 def test_the_environment_is_added_to_and_input_is_empty(
