@@ -227,10 +227,10 @@ class _Demo:
         asked = _transact(
             asker, to=clinic, data=hex_bytes(call), value_wei=PRICE_WEI + _DEPOSIT_WEI
         )
-        (order,) = market.requested_events(asked.block, asked.block)
+        (request,) = market.requested_events(asked.block, asked.block)
         self.progress("waiting for the worker to see the request")
         seen = self._await(
-            "work", lambda: _find(client, asker.chain_id, market.address, order.request_id)
+            "work", lambda: _find(client, asker.chain_id, market.address, request.request_id)
         )
         job = self._await_proof(client, seen.id)
         receipt = client.receipt(job.id)
@@ -241,14 +241,14 @@ class _Demo:
             receipt,
             Chain(self.rpc_url),
             contracts.address(deploy.REGISTRY),
-            order.version_id,
+            request.version_id,
             market=market.address,
         )
         self.progress("auditing the registered verifier from public artifacts")
         audit.audit(
             Chain(self.rpc_url),
             contracts.address(deploy.REGISTRY),
-            order.version_id,
+            request.version_id,
             verify.read_bundle(artifacts),
             str(_ROOT / "contracts/tools/solc"),
         )
