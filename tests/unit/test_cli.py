@@ -185,7 +185,13 @@ def test_a_wrong_setting_is_named_before_anything_is_done(
         ("keys", "create"): ["clinic"],
         ("keys", "revoke"): ["abc"],
         ("jobs", "retry"): ["abc"],
-        ("audit",): ["0x" + "01" * 32, "--rpc-url", "http://127.0.0.1:9", "--registry", "0x" + "1" * 40],
+        ("audit",): [
+            "0x" + "01" * 32,
+            "--rpc-url",
+            "http://127.0.0.1:9",
+            "--registry",
+            "0x" + "1" * 40,
+        ],
     }
     monkeypatch.setenv("ZKSERVE_PORT", "eighty")
     ended = run(*path, *needs.get(path, []), "--json", stdin=b"[1]")
