@@ -38,7 +38,10 @@ prover: setup ## Tests that make real proofs, drive a real node, run the whole p
 test: check unit contracts prover ## Everything this machine can run
 
 bench: setup ## Benchmarks with raw results under benchmarks/results
-	$(BIN)/python benchmarks/vs_plain_ezkl.py
+	$(BIN)/python -m benchmarks.vs_plain_ezkl --gas --out benchmarks/results/vs_plain_ezkl.json
+	$(BIN)/python -m benchmarks.service_overhead --out benchmarks/results/service_overhead.json
+	$(BIN)/python -m benchmarks.vs_plain_ezkl --table
+	$(BIN)/python -m benchmarks.service_overhead --table
 
 openapi: setup ## Write the OpenAPI snapshot anew
 	ZKSERVE_UPDATE_OPENAPI=1 $(BIN)/pytest -q tests/service/test_api_openapi.py
