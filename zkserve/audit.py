@@ -12,7 +12,7 @@ from zkserve.chain.adapter import Adapter, AdapterTerms
 from zkserve.chain.contracts import RegisteredVersion, Registry
 from zkserve.chain.evm import compile_verifier
 from zkserve.chain.rpc import Chain
-from zkserve.encoding import proof_system_id, to_hex
+from zkserve.encoding import agreement_ppb, proof_system_id, to_hex
 from zkserve.engines import engine
 from zkserve.engines.base import Bundle
 from zkserve.errors import BundleMismatch
@@ -83,6 +83,7 @@ def _check_registration(version: RegisteredVersion, manifest: CircuitManifest) -
     _require("proof system", to_hex(system), to_hex(version.proof_system_id))
     unit = (manifest.output_scale.multiplier, manifest.output_scale.shift)
     _require("output scale", unit, (version.output_multiplier, version.output_shift))
+    _require("agreement", agreement_ppb(manifest.agreement), version.agreement_ppb)
     _require("development SRS mark", manifest.development_srs, version.development_srs)
 
 

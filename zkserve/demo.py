@@ -24,7 +24,7 @@ from eth_abi.abi import encode
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 
-from zkserve import audit, outbox, publish, recipe, verify
+from zkserve import audit, outbox, publish, recipe, register, verify
 from zkserve.chain import deploy
 from zkserve.chain.contracts import Market, Registry
 from zkserve.chain.interfaces import interface
@@ -160,16 +160,19 @@ class _Demo:
             publish.SrsSource(development_folder=self.data_dir / "srs"),
             progress=self.progress,
         )
-        version_id = publish.register(
-            node,
-            self.chains["owner"],
-            published,
+        place = register.Place(
+            chain=self.chains["owner"],
             registry=contracts.address(deploy.REGISTRY),
             market=contracts.address(deploy.MARKET),
+            solc=str(_ROOT / "contracts/tools/solc"),
+        )
+        version_id = register.register(
+            node,
+            place,
+            published.model,
+            published.number,
             price_wei=PRICE_WEI,
             uri=url,
-            solc=str(_ROOT / "contracts/tools/solc"),
-            confirmations=0,
             progress=self.progress,
         )
         return published, version_id

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from eth_utils.crypto import keccak
 from pydantic_core import from_json
 
 from zkserve.errors import InvalidInput
-from zkserve.types import CircuitManifest, Claim, TensorSpec
+from zkserve.types import Agreement, CircuitManifest, Claim, TensorSpec
 
 CIRCUIT_TAG = b"zkserve/circuit/v1"
 CLAIM_TAG = keccak(text="zkserve/claim/v1")
@@ -144,6 +145,15 @@ def identified(manifest: CircuitManifest) -> CircuitManifest:
 def tensor_to_dict(spec: TensorSpec) -> dict[str, Any]:
     """Return the JSON form of a tensor's description."""
     return {"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype}
+
+
+def agreement_ppb(agreement: Agreement | None) -> int:
+    """Return the largest difference from the float model in billionths, as the registry has it.
+
+    Rounded up; ``2**64 - 1`` where it was not measured, or is larger than that.
+    """
+    unknown = (1 << 64) - 1
+    return unknown if agreement is None else min(math.ceil(agreement.max_abs * 10**9), unknown)
 
 
 def pack_outputs(outputs: Sequence[int]) -> bytes:

@@ -7,34 +7,22 @@ with the float model was measured on held-out samples and found within the recip
 from __future__ import annotations
 
 import json
-import math
-import secrets
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from zkserve import outbox
-from zkserve.chain import deploy
-from zkserve.chain.adapter import AdapterTerms
-from zkserve.chain.contracts import Binding, Market, ModelCommitment, Registry
-from zkserve.chain.evm import compile_verifier
-from zkserve.chain.rpc import Chain
 from zkserve.encoding import (
-    bytes32,
     canonical_json,
     parse_json,
-    proof_system_id,
     sha256_file,
     sha256_hex,
-    to_hex,
 )
 from zkserve.engines import engine
 from zkserve.engines.agreement import measure_agreement
 from zkserve.engines.base import Bundle, CircuitPlan, Engine, Limits, Progress, Srs
 from zkserve.engines.srs import load_srs
 from zkserve.errors import (
-    ChainError,
     DevelopmentSrsRefused,
     ModelRejected,
     RecipeInvalid,
@@ -47,8 +35,6 @@ from zkserve.samples import Samples
 from zkserve.store import versions
 from zkserve.types import CircuitManifest
 
-_UNKNOWN_PPB = (1 << 64) - 1
-_CONFIRM_TIMEOUT_S = 1800.0
 LOCK_NAME = "circuit.lock"
 RECIPE_NAME = "recipe.toml"
 _MIN_FREE_BYTES = 2 << 30
@@ -70,7 +56,6 @@ class Published:
 
     model: str
     number: int
-    version_row_id: int
     manifest: CircuitManifest
     repeated: bool
 
@@ -150,7 +135,6 @@ def _find_known(node: Node, recipe: Recipe, publication: str) -> Published | Non
         return Published(
             model=recipe.name,
             number=row.number,
-            version_row_id=row.id,
             manifest=manifest_from_dict(row.manifest),
             repeated=True,
         )
@@ -283,147 +267,6 @@ def _record(node: Node, recipe: Recipe, onnx: Path, publication: str, bundle: Bu
         return Published(
             model=recipe.name,
             number=row.number,
-            version_row_id=row.id,
             manifest=bundle.manifest,
             repeated=False,
         )
-
-
-def register(
-    node: Node,
-    chain: Chain,
-    published: Published,
-    *,
-    registry: str,
-    market: str,
-    price_wei: int | None,
-    uri: str,
-    solc: str,
-    confirmations: int,
-    progress: Progress,
-) -> int:
-    """Register a published version on chain, with its verifier; return its id there.
-
-    Each step is done once, however often this is cut off and called again.
-
-    Args:
-        node: Where the version is stored.
-        chain: The chain, with the owner's key.
-        published: The version.
-        registry: Address of the ModelRegistry.
-        market: Address of the PredictionMarket.
-        price_wei: What a prediction costs; None leaves the offer as it is.
-        uri: Where the public artifacts are served; goes into the registry.
-        solc: Command of the Solidity compiler, see :mod:`zkserve.chain.evm`.
-        confirmations: Blocks to wait for on chains without a finalized tag.
-        progress: Told of each step.
-
-    Raises:
-        ModelRejected: the verifier is too large for a chain.
-        ChainError, Unavailable: the chain refuses or does not answer.
-
-    """
-    manifest = published.manifest
-    records = Registry(chain, registry)
-    lineage = records.lineage_of(chain.signer, published.model)
-    version_id = _registered(records, lineage, manifest.circuit_id)
-    if version_id is None:
-        verifier = _deploy_verifier(node, chain, manifest, solc, confirmations, progress)
-        progress("registering the version")
-        commitment, binding = _terms(node, published, verifier, uri)
-        latest = records.latest(lineage)
-        data = (
-            records.update_calldata(latest, commitment, binding)
-            if latest
-            else records.register_calldata(published.model, commitment, binding)
-        )
-        purpose = f"register/{chain.chain_id}/{registry}/{manifest.circuit_id}"
-        _settle(node, chain, purpose, registry, data, confirmations)
-        version_id = _registered(records, lineage, manifest.circuit_id)
-        if version_id is None:
-            raise ChainError("The registration was mined, but the registry does not show it.")
-    _note_registration(node, chain, published, records, version_id)
-    if price_wei is not None and Market(chain, market).price_of(version_id) != (price_wei, True):
-        progress("offering it on the market")
-        # A price may be set again after another: each setting is a purpose of its own.
-        purpose = f"price/{chain.chain_id}/{version_id:064x}/{secrets.token_hex(8)}"
-        data = Market(chain, market).set_price_calldata(version_id, price_wei)
-        _settle(node, chain, purpose, market, data, confirmations)
-    return version_id
-
-
-def _registered(records: Registry, lineage: str, circuit_id: str) -> int | None:
-    latest = records.latest(lineage)
-    if not latest:
-        return None
-    for number in range(records.get_version(latest).number, 0, -1):
-        version_id = records.version_id(lineage, number)
-        if to_hex(records.get_version(version_id).circuit_id) == circuit_id:
-            return version_id
-    return None
-
-
-def _deploy_verifier(
-    node: Node,
-    chain: Chain,
-    manifest: CircuitManifest,
-    solc: str,
-    confirmations: int,
-    progress: Progress,
-) -> str:
-    progress("compiling the verifier contract")
-    source = engine(manifest.engine).export_verifier(node.bundle(manifest, public_only=True))
-    raw = compile_verifier(source, solc).creation
-    progress("deploying the verifier")
-    return deploy.deploy_verifier(
-        chain,
-        lambda purpose, code: outbox.create(
-            node.database, chain, purpose=purpose, code=code, depth=confirmations
-        ),
-        raw,
-        AdapterTerms.of(manifest),
-    )
-
-
-def _terms(
-    node: Node, published: Published, verifier: str, uri: str
-) -> tuple[ModelCommitment, Binding]:
-    manifest = published.manifest
-    with node.database.session() as session:
-        _, row = versions.get(session, published.version_row_id)
-    commitment = ModelCommitment(
-        model_hash=bytes.fromhex(row.onnx_sha256),
-        circuit_id=bytes32(manifest.circuit_id),
-        vk_hash=bytes.fromhex(manifest.pins["verifying_key"]),
-        proof_system_id=proof_system_id(manifest.engine, manifest.engine_version),
-        uri=uri,
-    )
-    agreement = manifest.agreement
-    binding = Binding(
-        verifier=verifier,
-        weights=bytes32(manifest.weights),
-        output_multiplier=manifest.output_scale.multiplier,
-        output_shift=manifest.output_scale.shift,
-        agreement_ppb=math.ceil(agreement.max_abs * 10**9) if agreement else _UNKNOWN_PPB,
-        development_srs=manifest.development_srs,
-    )
-    return commitment, binding
-
-
-def _settle(
-    node: Node, chain: Chain, purpose: str, to: str, data: bytes, confirmations: int
-) -> None:
-    outbox.send(node.database, chain, purpose=purpose, to=to, data=data)
-    outbox.wait(node.database, chain, purpose, depth=confirmations, timeout_s=_CONFIRM_TIMEOUT_S)
-
-
-def _note_registration(
-    node: Node, chain: Chain, published: Published, records: Registry, version_id: int
-) -> None:
-    registered = records.get_version(version_id)
-    with node.database.session() as session:
-        _, row = versions.get(session, published.version_row_id)
-        row.chain_id = chain.chain_id
-        row.registry_address = records.address
-        row.verifier_address = registered.verifier
-        row.chain_version_id = f"0x{version_id:064x}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from zkserve.chain.adapter import AdapterTerms
 from zkserve.chain.contracts import Binding, ModelCommitment, Registry
 from zkserve.chain.evm import compile_verifier
 from zkserve.chain.rpc import Chain
-from zkserve.encoding import bytes32, identified, proof_system_id, sha256_file
+from zkserve.encoding import agreement_ppb, bytes32, identified, proof_system_id, sha256_file
 from zkserve.engines.base import Bundle
 from zkserve.engines.ezkl import EzklEngine
 from zkserve.errors import BundleMismatch, ChainError
@@ -64,7 +63,7 @@ class Owner:
             weights=bytes32(manifest.weights),
             output_multiplier=1,
             output_shift=manifest.output_scale.shift,
-            agreement_ppb=math.ceil(10**9),
+            agreement_ppb=agreement_ppb(manifest.agreement),
             development_srs=True,
         )
         binding = replace(binding, **changes)
@@ -103,6 +102,7 @@ def test_only_the_circuits_own_contracts_pass(
         ("unit", {"output_shift": 3}, "output scale"),
         ("weights", {"weights": bytes32(other.manifest.weights)}, "weights"),
         ("mark", {"development_srs": False}, "development SRS"),
+        ("agreement", {"agreement_ppb": 5}, "agreement"),
     ):
         version = owner.register(name, committed.bundle, adapter, **changes)
         with pytest.raises(BundleMismatch, match=what):

@@ -185,6 +185,7 @@ def test_a_wrong_setting_is_named_before_anything_is_done(
         ("keys", "create"): ["clinic"],
         ("keys", "revoke"): ["abc"],
         ("jobs", "retry"): ["abc"],
+        ("deprecate",): ["tiny", "1"],
         ("audit",): [
             "0x" + "01" * 32,
             "--rpc-url",

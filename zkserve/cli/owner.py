@@ -15,13 +15,13 @@ from zkserve.settings import Settings
 
 if TYPE_CHECKING:  # imported when called: `serve` must stay light, and --help quick
     from zkserve.chain.rpc import Chain
-    from zkserve.engines.base import Progress
-    from zkserve.publish import Published
+    from zkserve.register import Place
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(publish)
+    app.command()(deprecate)
     app.command()(serve)
     app.command()(work)
 
@@ -66,6 +66,7 @@ def publish(
     """
     from zkserve import publish as use_case
     from zkserve import recipe
+    from zkserve import register as register_version
 
     settings = read_settings()
     log.configure("WARNING")
@@ -81,7 +82,16 @@ def publish(
         )
         registered = None
         if chain and settings.rpc_url:
-            registered = _register(node, settings, published, price_wei, show)
+            version_id = register_version.register(
+                node,
+                open_place(settings),
+                published.model,
+                published.number,
+                price_wei=price_wei,
+                uri=settings.public_url,
+                progress=show,
+            )
+            registered = f"0x{version_id:064x}"
     manifest = published.manifest
     agreement = manifest.agreement
     data: dict[str, Any] = {
@@ -133,29 +143,49 @@ def open_chain(settings: Settings) -> Chain:
     return Chain(settings.rpc_url, signer_key=key, max_fee_gwei=settings.max_fee_gwei)
 
 
-def _register(
-    node: Node, settings: Settings, published: Published, price_wei: int | None, show: Progress
-) -> str:
-    from zkserve import publish as use_case
+def deprecate(
+    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    version: Annotated[int, typer.Argument(min=1, help="Number of the version.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Offer a version no longer, here and on the chain it is registered on.
+
+    What was asked for before is still proved and settled. Example: `zkserve deprecate digits_cnn 1`
+    """
+    from zkserve import register as use_case
+
+    settings = read_settings()
+    log.configure("WARNING")
+    place = open_place(settings) if settings.rpc_url else None
+    use_case.deprecate(open_node(settings), place, model, version)
+    answer(
+        {"model": model, "version": version, "deprecated": True},
+        as_json,
+        f"{model} version {version} is deprecated.",
+    )
+
+
+def open_place(settings: Settings) -> Place:
+    """Return where the settings say that versions are registered.
+
+    Raises:
+        InvalidInput: no chain, signer, registry or market is set.
+
+    """
+    from zkserve.register import Place
 
     if not (settings.registry and settings.market):
         raise InvalidInput(
             "ZKSERVE_RPC_URL is set but ZKSERVE_REGISTRY and ZKSERVE_MARKET are not.",
             remedy="Run `zkserve chain deploy`, set both, or publish with --no-chain.",
         )
-    version_id = use_case.register(
-        node,
-        open_chain(settings),
-        published,
+    return Place(
+        chain=open_chain(settings),
         registry=settings.registry,
         market=settings.market,
-        price_wei=price_wei,
-        uri=settings.public_url,
         solc=settings.solc_command,
         confirmations=settings.confirmations,
-        progress=show,
     )
-    return f"0x{version_id:064x}"
 
 
 def serve(as_json: JsonErrorsFlag = False) -> None:
