@@ -21,6 +21,7 @@
     ├── ChainError                    the node refused, or answered nonsense
     │   └── TransactionReverted       mined and reverted
     └── Unavailable                   a dependency is down; try again
+        └── Unprofitable              gas costs more than is paid; wait
 
 Third-party errors are wrapped once, at the seam, ``from exc``.
 """
@@ -167,3 +168,9 @@ class Unavailable(ZkserveError):
 
     code = "unavailable"
     status = 503
+
+
+class Unprofitable(Unavailable):
+    """A transaction costs more, at today's fees, than it earns."""
+
+    code = "unprofitable"

@@ -21,6 +21,7 @@ from zkserve.errors import (
     NotFound,
     ProofInvalid,
     TransactionReverted,
+    Unprofitable,
 )
 from zkserve.node import Node
 from zkserve.receipt import claim_from_dict, claim_to_dict, manifest_from_dict
@@ -31,6 +32,7 @@ from zkserve.types import InputMode, JobState, Settlement
 
 _REWIND_BLOCKS = 128
 _REVERTS_PER_TRY = 3
+_BATCH = 100
 
 _log = log.get("fulfil")
 
@@ -188,7 +190,7 @@ def prepare(node: Node, job_id: str) -> bool:
         found = inputs.find(session, version.id, request.input)
         committed = manifest_from_dict(version.manifest).input_mode is InputMode.COMMITTED
         if committed and found is None:
-            if JobState(job.state) is JobState.ACCEPTED:
+            if JobState(job.state) is not JobState.AWAITING_INPUT:
                 jobs.transition(session, job, JobState.AWAITING_INPUT, input=request.input)
             return False
     opening = node.artifacts.get(found.opening) if committed and found is not None else None
@@ -221,7 +223,62 @@ def _predict(
     return prediction
 
 
-def settle(node: Node, chain: Chain, job_id: str, *, confirmations: int = 0) -> bool:
+def resume(node: Node, queue: JobQueue) -> int:
+    """Have jobs whose awaited input was handed in prepared again; return how many.
+
+    At most a batch of them: call again. What awaits and how much it is costs one query.
+    """
+    with node.database.snapshot() as session:
+        found = requests.answered(session, limit=_BATCH)
+    return sum(_resume(node, queue, job_id) for job_id in found)
+
+
+def _resume(node: Node, queue: JobQueue, job_id: str) -> bool:
+    with node.database.session() as session:
+        job = jobs.get(session, job_id, lock=True)
+        if JobState(job.state) is not JobState.AWAITING_INPUT:
+            return False  # cancelled, or another worker was first
+        event = jobs.transition(session, job, JobState.ACCEPTED)
+        queue.enqueue(
+            session,
+            "fulfil",
+            CHAIN,
+            job.id,
+            attempt=job.attempts,
+            first=False,
+            occasion=event.id,
+        )
+    return True
+
+
+def expire(node: Node, chain: Chain, *, confirmations: int = 0) -> int:
+    """End jobs that still await their input past the deadline, a batch at most; return how many.
+
+    The time is that of the newest block that lies ``confirmations`` deep (see
+    :meth:`Chain.settled`).
+
+    Raises:
+        Unavailable, ChainError: the node is down or is another chain.
+
+    """
+    settled = chain.settled(confirmations)
+    block = chain.block(settled) if settled >= 0 else None
+    if block is None:
+        return 0
+    with node.database.snapshot() as session:
+        found = requests.overdue(session, chain.chain_id, block.timestamp, limit=_BATCH)
+    for job_id in found:
+        with node.database.session() as session:
+            job = jobs.get(session, job_id, lock=True)
+            if JobState(job.state) is JobState.AWAITING_INPUT:
+                deadline = requests.get_by_job(session, job_id).deadline
+                jobs.transition(session, job, JobState.EXPIRED, deadline=deadline)
+    return len(found)
+
+
+def settle(
+    node: Node, chain: Chain, job_id: str, *, confirmations: int = 0, at_a_loss: bool = False
+) -> bool:
     """Take a proven request one step towards its settlement; True once the job is final.
 
     DONE with a settlement when the market holds the request as fulfilled, by us or by anybody;
@@ -229,6 +286,8 @@ def settle(node: Node, chain: Chain, job_id: str, *, confirmations: int = 0) -> 
     lies ``confirmations`` deep counts (see :meth:`Chain.settled`).
 
     Raises:
+        Unprofitable: gas costs more than the request's price, and ``at_a_loss`` is not set; an
+            event of the job says so once. Fees may fall before its deadline: call again.
         Unavailable, ChainError: the node is down, gas is too dear, the signer's funds are short, or
             it is another chain; nothing was lost, call again.
 
@@ -258,7 +317,8 @@ def settle(node: Node, chain: Chain, job_id: str, *, confirmations: int = 0) -> 
     begun = JobState(job.state) is not JobState.STORED
     safe = begun or request.block <= chain.settled(confirmations, tag="safe")
     if status is RequestStatus.OPEN and safe:
-        return _submit(node, chain, market, job, request, confirmations)
+        worth_wei = None if at_a_loss else int(request.price_wei)
+        return _submit(node, chain, market, job, request, confirmations, worth_wei)
     return False  # too young; or reorganised away: it may return, or its deadline will pass
 
 
@@ -269,6 +329,7 @@ def _submit(
     job: JobRow,
     request: RequestRow,
     confirmations: int,
+    worth_wei: int | None,
 ) -> bool:
     if job.proof is None or job.claim is None:
         raise NotFound(f"Job {job.id} has no proof to settle with.")
@@ -280,7 +341,12 @@ def _submit(
         for attempt in range(1, _REVERTS_PER_TRY * (job.attempts + 1) + 1):
             purpose = f"fulfil/{job.id}" + (f"/{attempt}" if attempt > 1 else "")
             row = outbox.sign(
-                node.database, chain, purpose=purpose, to=market.address, data=calldata
+                node.database,
+                chain,
+                purpose=purpose,
+                to=market.address,
+                data=calldata,
+                worth_wei=worth_wei,
             )
             if row.state == "signed":
                 _advance(node, job.id, JobState.SIGNED, transaction=row.hash)
@@ -294,11 +360,24 @@ def _submit(
         if market.request_of(request.request_id).status is not RequestStatus.OPEN:
             return False  # somebody else was first: the next look finds that
         refused = exc
+    except Unprofitable as exc:
+        _note_loss(node, job.id, exc)
+        raise
     else:
         refused = TransactionReverted(f"Fulfilling reverted {attempt} times on chain.")
     with node.database.session() as session:
         jobs.fail(session, jobs.get(session, job.id), refused)
     return True
+
+
+def _note_loss(node: Node, job_id: str, loss: Unprofitable) -> None:
+    with node.database.session() as session:
+        job = jobs.get(session, job_id, lock=True)
+        told = any(
+            event.detail.get("code") == loss.code for event in jobs.events_after(session, job_id)
+        )
+        if not told and not JobState(job.state).final:
+            jobs.note(session, job, code=loss.code, message=loss.message)
 
 
 def _conclude(

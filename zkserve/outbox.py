@@ -14,9 +14,10 @@ from __future__ import annotations
 import time
 from datetime import timedelta
 
-from zkserve.chain.rpc import Chain, Inclusion
+from zkserve import log
+from zkserve.chain.rpc import GWEI, Chain, Inclusion
 from zkserve.chain.transaction import Fees, Transaction
-from zkserve.errors import ChainError, NotFound, TransactionReverted, Unavailable
+from zkserve.errors import ChainError, NotFound, TransactionReverted, Unavailable, Unprofitable
 from zkserve.store import outbox
 from zkserve.store.database import Database
 from zkserve.store.tables import TransactionRow, now
@@ -25,6 +26,8 @@ BUMP_AFTER_S = 90.0
 """Age in seconds at which a transaction that is in no block is replaced by one that bids more."""
 _GAS_SPARE = 30_000
 _GAS_SPARE_SHARE = 5  # a fifth more: an estimate is exact only for the state it was made on
+
+_log = log.get("outbox")
 
 
 def send(
@@ -58,15 +61,18 @@ def sign(
     data: bytes,
     value_wei: int = 0,
     gas: int | None = None,
+    worth_wei: int | None = None,
 ) -> TransactionRow:
     """Sign a transaction for ``purpose`` and store it, but do not send it; :func:`confirm` does.
 
     A purpose that was signed before is not signed again: its newest attempt is returned. A call
-    that would revert, or that the signer cannot pay, takes no nonce. ``to`` None creates a
-    contract; ``gas`` None estimates it, with a margin.
+    that would revert, that the signer cannot pay, or whose gas is expected to cost more than
+    ``worth_wei``, takes no nonce. ``to`` None creates a contract; ``gas`` None estimates it, with a
+    margin; ``worth_wei`` None sends it whatever it costs.
 
     Raises:
         TransactionReverted: the call would revert.
+        Unprofitable: it costs more than it is worth, now.
         Unavailable: the node is down, gas is too dear, or the signer's funds are short.
         ChainError: the node serves another chain.
 
@@ -74,7 +80,16 @@ def sign(
     attempts = _attempts(database, chain, purpose)
     if attempts:
         return attempts[-1]
-    return _sign(database, chain, purpose, to=to, data=data, value_wei=value_wei, gas=gas)
+    return _sign(
+        database,
+        chain,
+        purpose,
+        to=to,
+        data=data,
+        value_wei=value_wei,
+        gas=gas,
+        worth_wei=worth_wei,
+    )
 
 
 def confirm(
@@ -89,8 +104,9 @@ def confirm(
 
     The row's state is then ``mined`` or ``reverted``, and ``depth`` blocks stand on it (see
     :meth:`Chain.settled`). Until then this does what is needed: broadcasts the same bytes again,
-    and what waits before them; replaces what is stuck by a higher bid, up to the highest allowed;
-    and, where somebody else used the signer's nonce, signs with a new one.
+    and what waits before them, whoever still asks for it; replaces what is stuck there by a higher
+    bid, up to the highest allowed; and, where somebody else used the signer's nonce, signs with a
+    new one.
 
     Raises:
         NotFound: nothing was ever signed for this purpose.
@@ -113,9 +129,7 @@ def confirm(
     row = _reopen(database, purpose)
     if nonce_used:
         row = _sign_again(database, chain, row)
-    elif row.signer == chain.signer and _is_stuck(row, bump_after_s):
-        row = _bump(database, chain, row)
-    _broadcast(database, chain, row)
+    _broadcast(database, chain, row, bump_after_s)
     return None
 
 
@@ -193,12 +207,15 @@ def _sign(
     data: bytes,
     value_wei: int,
     gas: int | None,
+    worth_wei: int | None = None,
     after: int = 0,
 ) -> TransactionRow:
     """Take a nonce and store signed bytes as attempt ``after + 1``, unless another did so first."""
+    needed = chain.estimate_gas(to, data, value_wei) if gas is None else gas
     if gas is None:
-        estimate = chain.estimate_gas(to, data, value_wei)
-        gas = estimate + estimate // _GAS_SPARE_SHARE + _GAS_SPARE
+        gas = needed + needed // _GAS_SPARE_SHARE + _GAS_SPARE
+    if worth_wei is not None:
+        _require_worth(chain, needed, worth_wei)
     fees = chain.fees()
     if chain.balance(chain.signer) < value_wei + gas * fees.cap_wei:
         raise chain.out_of_funds()
@@ -223,6 +240,15 @@ def _sign(
     return row
 
 
+def _require_worth(chain: Chain, gas: int, worth_wei: int) -> None:
+    price_wei = chain.gas_price_wei()
+    if gas * price_wei > worth_wei:
+        raise Unprofitable(
+            f"{gas} gas at {price_wei / GWEI:.3g} gwei cost {gas * price_wei} wei, more than the"
+            f" {worth_wei} wei that they earn."
+        )
+
+
 def _signed_row(
     chain: Chain, purpose: str, attempt: int, transaction: Transaction
 ) -> TransactionRow:
@@ -239,18 +265,42 @@ def _signed_row(
     )
 
 
-def _broadcast(database: Database, chain: Chain, row: TransactionRow) -> None:
-    """Hand over ``row`` and whatever waits below its nonce: a gap there would hold it back."""
+def _broadcast(
+    database: Database, chain: Chain, row: TransactionRow, bump_after_s: float = BUMP_AFTER_S
+) -> None:
+    """Hand over the newest bid of ``row``'s nonce and of each that waits below it.
+
+    What is stuck below holds ``row`` back, so it is replaced too, though nobody may ask for it any
+    more; and what the node refuses there is left to the next look.
+    """
     expected = chain.nonce(row.signer, "latest")
     with database.snapshot() as session:
         waiting = outbox.unmined(session, row, from_nonce=expected)
-    for each in waiting:
-        chain.broadcast(each.raw)
-        if each.state == "signed":
-            with database.session() as session:
-                stored = session.get_one(TransactionRow, each.id)
-                if stored.state == "signed":
-                    stored.state = "broadcast"
+    for found in waiting:
+        stuck = found.signer == chain.signer and _is_stuck(found, bump_after_s)
+        newest = _bump(database, chain, found) if stuck else found
+        try:
+            chain.broadcast(newest.raw)
+        except ChainError as exc:
+            if newest.nonce == row.nonce:
+                raise
+            _log.warning(
+                "refused",
+                purpose=newest.purpose,
+                nonce=newest.nonce,
+                holds_back=row.purpose,
+                reason=str(exc),
+            )
+            continue
+        _mark_broadcast(database, newest)
+
+
+def _mark_broadcast(database: Database, row: TransactionRow) -> None:
+    if row.state == "signed":
+        with database.session() as session:
+            stored = session.get_one(TransactionRow, row.id)
+            if stored.state == "signed":
+                stored.state = "broadcast"
 
 
 def _record(database: Database, row: TransactionRow, inclusion: Inclusion) -> TransactionRow:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from tests.chain.anvil_node import account
 from tests.chain.faults import Killed, killed_at_line
@@ -14,9 +16,10 @@ from zkserve.chain import contracts
 from zkserve.chain.contracts import RequestStatus
 from zkserve.chain.rpc import GWEI
 from zkserve.encoding import claim_digest
-from zkserve.errors import ChainError, Unavailable
+from zkserve.errors import ChainError, Unavailable, Unprofitable
 from zkserve.receipt import receipt_from_dict, receipt_to_dict
 from zkserve.store import jobs, requests
+from zkserve.store.tables import TransactionRow, now
 from zkserve.types import JobState, Receipt
 
 pytestmark = pytest.mark.chain
@@ -350,6 +353,119 @@ def test_signer_without_funds_waits_and_goes_on(world: World) -> None:
     world.anvil.rpc("anvil_setBalance", world.chain.signer, hex(10**18))
     assert world.settle(job_id)
     assert world.states(job_id)[-1] is _S.DONE
+
+
+def test_order_that_expired_in_the_pool_does_not_hold_back_the_next(world: World) -> None:
+    _, late = world.proven(window_s=600)
+    second = world.request("second", window_s=7200)
+    world.follow()
+    job_id = world.prepared(second, "second")
+    anvil = world.anvil
+    anvil.automine(False)
+    assert not world.settle(late, looks=1)
+    assert world.states(late)[-1] is _S.BROADCAST
+    dear = hex(2 * world.chain.fees().cap_wei)
+    anvil.rpc("evm_increaseTime", 700)
+    anvil.rpc("anvil_setNextBlockBaseFeePerGas", dear)
+    anvil.mine(1)
+    assert world.settle(late, looks=1)
+    assert world.states(late)[-1] is _S.EXPIRED
+    with world.node.database.session() as session:
+        session.execute(
+            update(TransactionRow)
+            .where(TransactionRow.purpose == f"fulfil/{late}")
+            .values(created_at=now() - timedelta(hours=1))
+        )
+    anvil.rpc("anvil_setNextBlockBaseFeePerGas", dear)
+    assert not world.settle(job_id, looks=1)
+    anvil.mine(1)
+    anvil.automine(True)
+    assert world.settle(job_id)
+    assert world.states(job_id)[-1] is _S.DONE
+    assert len(world.fulfilments()) == 2, "the late one reverted; its nonce is used all the same"
+    assert world.market.owed(world.chain.signer) == PRICE_WEI
+
+
+_BURNS_ALL = "0xfe"
+
+
+def dear_request(world: World) -> tuple[int, str]:
+    """Return a proven request whose callback may burn more than its price."""
+    request_id, job_id = world.proven(callback_gas=2_000_000)
+    world.anvil.rpc("anvil_setCode", account(REQUESTER).address, _BURNS_ALL)
+    set_base_fee(world, 30 * GWEI)
+    return request_id, job_id
+
+
+def set_base_fee(world: World, wei: int) -> None:
+    world.anvil.rpc("anvil_setNextBlockBaseFeePerGas", hex(wei))
+    world.anvil.mine(1)
+
+
+def test_request_that_costs_more_than_its_price_waits_and_expires(world: World) -> None:
+    request_id, job_id = dear_request(world)
+    before = world.chain.balance(world.chain.signer)
+    for _ in range(3):
+        with pytest.raises(Unprofitable, match=f"more than the {PRICE_WEI} wei"):
+            world.settle(job_id)
+    assert world.chain.balance(world.chain.signer) == before
+    with world.node.database.snapshot() as session:
+        events = jobs.events_after(session, job_id)
+    assert [event.state for event in events if event.detail.get("code") == "unprofitable"] == [
+        _S.STORED
+    ]
+    world.anvil.rpc("evm_increaseTime", 4000)
+    world.anvil.mine(1)
+    assert world.settle(job_id)
+    assert world.states(job_id)[-1] is _S.EXPIRED
+    assert world.fulfilments() == []
+    world.send_as(STRANGER, world.market.refund_calldata(request_id), tip_wei=60 * GWEI)
+    assert world.market.owed(account(REQUESTER).address) == PRICE_WEI
+
+
+def test_request_that_cost_too_much_is_settled_when_gas_gets_cheap(world: World) -> None:
+    _, job_id = dear_request(world)
+    with pytest.raises(Unprofitable):
+        world.settle(job_id)
+    set_base_fee(world, GWEI)
+    before = world.chain.balance(world.chain.signer)
+    assert world.settle(job_id)
+    assert world.states(job_id)[-1] is _S.DONE
+    assert before - world.chain.balance(world.chain.signer) < PRICE_WEI
+
+
+def test_owner_may_settle_at_a_loss(world: World) -> None:
+    _, job_id = dear_request(world)
+    before = world.chain.balance(world.chain.signer)
+    assert not fulfil.settle(world.node, world.chain, job_id, at_a_loss=True)
+    assert world.settle(job_id), "once sent it is followed up, whatever the fees"
+    assert world.states(job_id)[-1] is _S.DONE
+    assert before - world.chain.balance(world.chain.signer) > PRICE_WEI
+
+
+@pytest.mark.parametrize("refusal", [ChainError("Too many results."), Unavailable("No answer.")])
+def test_range_of_events_that_a_node_refuses_is_halved(
+    world: World, monkeypatch: pytest.MonkeyPatch, refusal: Exception
+) -> None:
+    request_ids = []
+    for _ in range(3):
+        request_ids.append(world.request())
+        world.anvil.mine(5)
+    logs, most = world.chain.logs, 4
+
+    def limited(address: str, topics: Any, first: int, last: int) -> Any:
+        if last - first >= most:
+            raise refusal
+        return logs(address, topics, first, last)
+
+    monkeypatch.setattr(world.chain, "logs", limited)
+    head = world.chain.head().number
+    found = world.market.requested_events(0, head)
+    assert [event.request_id for event in found] == request_ids
+    assert world.follow() == 3
+    most = 0
+    with pytest.raises(type(refusal)):
+        world.market.requested_events(0, head)
 
 
 def test_market_address_without_code_is_refused(world: World) -> None:

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,7 +20,7 @@ from tests.chain.faults import Killed, killed_at_line
 from zkserve import outbox
 from zkserve.chain.rpc import Chain
 from zkserve.chain.transaction import Transaction
-from zkserve.errors import ChainError, NotFound, TransactionReverted, Unavailable
+from zkserve.errors import ChainError, NotFound, TransactionReverted, Unavailable, Unprofitable
 from zkserve.store import outbox as rows
 from zkserve.store.database import Database
 from zkserve.store.tables import Base, SignerRow, TransactionRow
@@ -282,6 +284,95 @@ def test_bumps_stop_at_the_highest_fee(anvil: Node, database: Database) -> None:
     anvil.automine(True)
     anvil.mine(1)
     mined(database, chain, "pay/1")
+
+
+def dearer(anvil: Node, row: TransactionRow) -> None:
+    """Raise the base fee above what a transaction bids, in the block mined now and in the next."""
+    base_fee_wei = hex(3 * Transaction.read(row.raw).fees.cap_wei)
+    for _ in range(2):
+        anvil.rpc("anvil_setNextBlockBaseFeePerGas", base_fee_wei)
+        anvil.mine(1)
+    anvil.rpc("anvil_setNextBlockBaseFeePerGas", base_fee_wei)
+
+
+def test_higher_bid_reaches_a_node_that_refuses_the_first(anvil: Node, database: Database) -> None:
+    chain = anvil.chain()
+    anvil.automine(False)
+    first = pay(database, chain, "pay/1")
+    dearer(anvil, first)
+    with pytest.raises(ChainError, match="base fee"):
+        chain.broadcast(chain.sign(replace(Transaction.read(first.raw), nonce=1)).raw)
+    assert outbox.confirm(database, chain, "pay/1", depth=0, bump_after_s=0) is None
+    assert [row.state for row in all_rows(database)] == ["broadcast", "broadcast"]
+    anvil.mine(1)
+    assert mined(database, chain, "pay/1").attempt == 2
+    assert chain.balance(PAYEE) == WEI
+
+
+@pytest.mark.parametrize("keeps_low_bids", [True, False])
+def test_purpose_that_nobody_asks_for_does_not_hold_back_the_next(
+    anvil: Node, database: Database, monkeypatch: pytest.MonkeyPatch, *, keeps_low_bids: bool
+) -> None:
+    chain = anvil.chain()
+    broadcast = chain.broadcast
+
+    def lenient(raw: bytes) -> None:
+        """Take bytes below the base fee without a word, as some nodes do."""
+        with suppress(ChainError):
+            broadcast(raw)
+
+    if keeps_low_bids:
+        monkeypatch.setattr(chain, "broadcast", lenient)
+    anvil.automine(False)
+    abandoned = pay(database, chain, "pay/abandoned")
+    dearer(anvil, abandoned)
+    pay(database, chain, "pay/next")
+    assert outbox.confirm(database, chain, "pay/next", depth=0, bump_after_s=0) is None
+    anvil.mine(1)
+    assert mined(database, chain, "pay/next").nonce == abandoned.nonce + 1
+    assert [tx["nonce"] for tx in anvil.sent_by()] == [0, 1]
+    assert chain.balance(PAYEE) == 2 * WEI
+    assert mined(database, chain, "pay/abandoned").attempt == 2, "found, should anybody ask"
+
+
+def test_what_is_refused_below_stops_nothing_but_its_own_refusal_is_told(
+    anvil: Node, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = anvil.chain()
+    anvil.automine(False)
+    low = outbox.sign(database, chain, purpose="pay/low", to=PAYEE, data=b"", value_wei=WEI)
+    high = outbox.sign(database, chain, purpose="pay/high", to=PAYEE, data=b"", value_wei=WEI)
+    given, broadcast = [], chain.broadcast
+
+    def refusing(raw: bytes) -> None:
+        given.append(raw)
+        if raw == low.raw:
+            raise ChainError("The node refuses it.")
+        broadcast(raw)
+
+    monkeypatch.setattr(chain, "broadcast", refusing)
+    assert outbox.confirm(database, chain, "pay/high", depth=0) is None
+    assert given == [low.raw, high.raw]
+    assert [row.state for row in all_rows(database)] == ["signed", "broadcast"]
+    with pytest.raises(ChainError, match="refuses it"):
+        outbox.confirm(database, chain, "pay/low", depth=0)
+
+
+def test_what_costs_more_than_it_is_worth_takes_no_nonce(anvil: Node, database: Database) -> None:
+    chain = anvil.chain()
+    cost_wei = 21_000 * chain.gas_price_wei()
+
+    def sign(worth_wei: int) -> TransactionRow:
+        return outbox.sign(
+            database, chain, purpose="pay/1", to=PAYEE, data=b"", worth_wei=worth_wei
+        )
+
+    with pytest.raises(Unprofitable, match=f"{cost_wei} wei, more than the {cost_wei - 1} wei"):
+        sign(cost_wei - 1)
+    assert all_rows(database) == []
+    assert next_nonce(database, chain) is None
+    signed = sign(cost_wei)
+    assert sign(0).hash == signed.hash, "what is signed is not weighed again"
 
 
 def test_gas_dearer_than_allowed_takes_no_nonce(anvil: Node, database: Database) -> None:

@@ -40,7 +40,7 @@ from zkserve.types import (
 
 CONTRACTS = Path(__file__).parents[2] / "contracts"
 SOLC = str(CONTRACTS / "tools/solc")
-PRICE_WEI = 10**15
+PRICE_WEI = 10**16
 OWNER, REQUESTER, STRANGER = 0, 1, 2
 
 

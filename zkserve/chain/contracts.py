@@ -18,11 +18,11 @@ from zkserve.chain.interfaces import interface
 from zkserve.chain.rpc import Chain
 from zkserve.chain.transaction import checksum
 from zkserve.encoding import bytes32, hex_bytes, to_hex
-from zkserve.errors import ChainError, ProofInvalid, TransactionReverted
+from zkserve.errors import ChainError, ProofInvalid, TransactionReverted, Unavailable
 from zkserve.types import Claim
 
 LOG_BLOCKS = 2_000
-"""Blocks asked for in one ``eth_getLogs``: what public nodes commonly allow."""
+"""Blocks asked for in one ``eth_getLogs`` at first: what public nodes commonly allow."""
 
 
 class RequestStatus(IntEnum):
@@ -324,10 +324,27 @@ class Market(Contract):
     def _logs(self, event: str, topics: list[str], first: int, last: int) -> Iterator[LogReceipt]:
         for start in range(first, last + 1, LOG_BLOCKS):
             end = min(start + LOG_BLOCKS - 1, last)
-            for log in self._chain.logs(self.address, [self._topics[event], *topics], start, end):
+            for log in self._halving([self._topics[event], *topics], start, end):
                 if log["address"] != self.address or not start <= log["blockNumber"] <= end:
                     raise ChainError("The node answered with logs that were not asked for.")
                 yield log
+
+    def _halving(self, topics: list[str], first: int, last: int) -> Iterator[LogReceipt]:
+        """Yield logs of a range; one that the node refuses as too much is halved, down to a block.
+
+        Anybody may fill a range with events. How nodes say that it is too much differs: an error, a
+        status of HTTP, or no answer in time.
+        """
+        try:
+            found = self._chain.logs(self.address, topics, first, last)
+        except (ChainError, Unavailable):
+            if first == last:
+                raise
+            middle = (first + last) // 2
+            yield from self._halving(topics, first, middle)
+            yield from self._halving(topics, middle + 1, last)
+        else:
+            yield from found
 
     def _decode(self, event: str, log: LogReceipt) -> dict[str, Any]:
         with self._chain.wrapped():

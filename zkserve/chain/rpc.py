@@ -253,9 +253,7 @@ class Chain:
             Unavailable: the base fee and the tip exceed the highest fee allowed.
 
         """
-        base = self.head().base_fee_wei
-        with self.wrapped():
-            tip = self._web3.eth.max_priority_fee
+        base, tip = self._base_and_tip()
         if base + tip > self.max_fee_wei:
             raise Unavailable(
                 f"Gas costs {(base + tip) / GWEI:.3g} gwei, more than the highest fee allowed,"
@@ -263,6 +261,15 @@ class Chain:
                 remedy="Wait, or raise ZKSERVE_MAX_FEE_GWEI.",
             )
         return Fees(tip_wei=tip, cap_wei=min(2 * base + tip, self.max_fee_wei))
+
+    def gas_price_wei(self) -> int:
+        """Return what a unit of gas is expected to cost in the next block: base fee and tip."""
+        return sum(self._base_and_tip())
+
+    def _base_and_tip(self) -> tuple[int, int]:
+        base = self.head().base_fee_wei
+        with self.wrapped():
+            return base, self._web3.eth.max_priority_fee
 
     def nonce(self, address: str, block: int | Literal["latest", "pending"] = "pending") -> int:
         """Return an account's next nonce as the node sees it at a block."""

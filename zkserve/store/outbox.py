@@ -38,11 +38,15 @@ def attempts(session: Session, purpose: str) -> list[TransactionRow]:
 
 
 def unmined(session: Session, row: TransactionRow, *, from_nonce: int) -> list[TransactionRow]:
-    """Return what the signer of ``row`` has waiting, from a nonce up to its own, in nonce order."""
+    """Return what the signer of ``row`` has waiting from a nonce up to its own, in nonce order.
+
+    Of each nonce that is the newest attempt: a node refuses what bids less.
+    """
     query = select(TransactionRow).where(
         TransactionRow.chain_id == row.chain_id,
         TransactionRow.signer == row.signer,
         TransactionRow.nonce.between(from_nonce, row.nonce),
         TransactionRow.state.in_(UNMINED),
     )
-    return list(session.scalars(query.order_by(TransactionRow.nonce, TransactionRow.attempt)))
+    found = session.scalars(query.order_by(TransactionRow.nonce, TransactionRow.attempt))
+    return list({each.nonce: each for each in found}.values())
