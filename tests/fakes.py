@@ -214,7 +214,12 @@ def _pack(values: list[int]) -> bytes:
 
 
 def requested(
-    session: Session, version: VersionRow, *, packed: bytes = b"", deadline: int = 1 << 40
+    session: Session,
+    version: VersionRow,
+    *,
+    packed: bytes = b"",
+    deadline: int = 1 << 40,
+    request_id: int = 1,
 ) -> JobRow:
     """Store a request and its job, as following a market does; return the job."""
     job = jobs.add(session, version_id=version.id, tenant=keys.ON_CHAIN)
@@ -222,7 +227,7 @@ def requested(
         RequestRow(
             chain_id=31337,
             market="0x" + "11" * 20,
-            request_id=1,
+            request_id=request_id,
             job_id=job.id,
             input=to_hex(packed),
             requester="0x" + "22" * 20,

@@ -226,7 +226,7 @@ def _predict(
 def resume(node: Node, queue: JobQueue) -> int:
     """Have jobs whose awaited input was handed in prepared again; return how many.
 
-    At most a batch of them: call again. What awaits and how much it is costs one query.
+    At most a batch of them: call again. However many await theirs, that is one query.
     """
     with node.database.snapshot() as session:
         found = requests.answered(session, limit=_BATCH)

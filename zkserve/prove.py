@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from zkserve import log
-from zkserve.encoding import sha256_hex
+from zkserve.encoding import sha256_hex, to_hex
 from zkserve.engines.base import Cancelled, FloatArray, Limits, Prediction, Proof
 from zkserve.errors import (
     Conflict,
@@ -28,7 +28,7 @@ from zkserve.errors import (
 from zkserve.node import Node
 from zkserve.receipt import claim_from_dict, claim_to_dict, manifest_from_dict
 from zkserve.store import inputs, jobs, versions
-from zkserve.store.queue import CHAIN, PROOFS, JobQueue
+from zkserve.store.queue import CHAIN, PROOFS, SETTLE, JobQueue
 from zkserve.store.tables import JobRow, RequestRow, VersionRow, now
 from zkserve.types import JobState, Receipt, Settlement
 
@@ -98,11 +98,7 @@ def accept(
         )
         if known is not None:
             return known
-    if node.artifacts.free_bytes() < _MIN_FREE_BYTES:
-        raise Unavailable(
-            f"Less than {_MIN_FREE_BYTES >> 20} MiB of disk are free, so no job is accepted.",
-            remedy="Try again later.",
-        )
+    _require_disk(node)
     opening = sha256_hex(prediction.opening)
     try:
         with node.database.session() as session:
@@ -238,7 +234,7 @@ def deliver(node: Node, queue: JobQueue, job_id: str) -> None:
         if JobState(job.state) is JobState.VERIFIED:
             jobs.transition(session, job, JobState.STORED)
             if _ordered_on_chain(session, job):
-                queue.enqueue(session, "settle", CHAIN, job.id, attempt=job.attempts, first=False)
+                queue.enqueue(session, "settle", SETTLE, job.id, attempt=job.attempts, first=False)
             else:
                 jobs.transition(session, job, JobState.DONE)
     forget_input(node, job_id)
@@ -257,6 +253,43 @@ def forget_input(node: Node, job_id: str) -> None:
         opening, job.opening = job.opening, None
         session.flush()
         _drop_unused_opening(node, session, opening)
+
+
+def keep_input(
+    node: Node, version: VersionRow, prediction: Prediction, *, tenant: str, max_inputs_ahead: int
+) -> None:
+    """Keep the opening of a committed input for the on-chain request that will name it.
+
+    The same commitment again changes nothing.
+
+    Raises:
+        Conflict: the tenant has ``max_inputs_ahead`` inputs here already.
+        Unavailable: the disk is nearly full, or the database is down.
+
+    """
+    _require_disk(node)
+    opening = sha256_hex(prediction.opening)
+    try:
+        with node.database.session() as session:
+            if inputs.count(session, tenant) >= max_inputs_ahead:
+                raise Conflict(
+                    f"{max_inputs_ahead} inputs handed in ahead are kept already.",
+                    remedy="Put the requests on chain for them; old ones are deleted in time.",
+                )
+            # Equal openings share a file: see forget_input.
+            node.database.lock(session, opening)
+            node.artifacts.put(prediction.opening)
+            inputs.add(
+                session,
+                version_id=version.id,
+                tenant=tenant,
+                commitment=to_hex(prediction.claim.input),
+                opening=opening,
+            )
+    except OSError as exc:
+        raise Unavailable(
+            "The disk refused to store the input.", remedy="Try again later."
+        ) from exc
 
 
 def forget_inputs_ahead(node: Node, *, kept_s: float) -> int:
@@ -343,7 +376,7 @@ def retry(node: Node, queue: JobQueue, job_id: str) -> JobRow:
                 remedy="Wait for it, or make a new request.",
             )
         if job.proof is not None:
-            state, workflow, name = JobState.STORED, "settle", CHAIN
+            state, workflow, name = JobState.STORED, "settle", SETTLE
         elif job.opening is not None:
             state, workflow, name = JobState.RETRY, "prove", PROOFS
         elif _ordered_on_chain(session, job):
@@ -410,6 +443,14 @@ def _stored(node: Node, job_id: str, proof: Proof) -> bool:
         _log.warning("proof_not_stored_yet", job=job_id, error=type(exc).__name__)
         return False
     return True
+
+
+def _require_disk(node: Node) -> None:
+    if node.artifacts.free_bytes() < _MIN_FREE_BYTES:
+        raise Unavailable(
+            f"Less than {_MIN_FREE_BYTES >> 20} MiB of disk are free, so nothing is accepted.",
+            remedy="Try again later.",
+        )
 
 
 def _tighter(limits: Limits, version: VersionRow) -> Limits:

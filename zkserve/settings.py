@@ -26,6 +26,7 @@ class Settings(BaseSettings):
     )
     database_url: str = Field(
         "",
+        repr=False,  # may hold a password
         description="SQLAlchemy URL of PostgreSQL or SQLite; empty: zkserve.db in the data folder.",
     )
     host: str = Field("127.0.0.1", description="Address the API binds.")
@@ -40,7 +41,15 @@ class Settings(BaseSettings):
         1 << 20, gt=0, description="Largest request body the API accepts, in bytes."
     )
     max_open_jobs: int = Field(
-        1000, gt=0, description="Jobs not yet final at which new ones are refused with 503."
+        1000,
+        gt=0,
+        description="Jobs not yet final at which new ones are refused with 503; on-chain requests"
+        " that await their input do not count.",
+    )
+    max_inputs_ahead: int = Field(
+        10_000,
+        gt=0,
+        description="Inputs handed in ahead of on-chain requests that are kept for one tenant.",
     )
     application_version: str = Field(
         "1",
@@ -69,7 +78,11 @@ class Settings(BaseSettings):
         None, description="Powers-of-tau file for ezkl; empty: a development SRS is made."
     )
     srs_sha256: str = Field("", description="SHA-256 the SRS file must have.")
-    rpc_url: str = Field("", description="JSON-RPC URL of the chain; empty: no chain.")
+    rpc_url: str = Field(
+        "",
+        repr=False,  # may hold the provider's key
+        description="JSON-RPC URL of the chain; empty: no chain.",
+    )
     registry: str = Field("", description="Address of the ModelRegistry.")
     market: str = Field("", description="Address of the PredictionMarket.")
     signer_key: SecretStr = Field(

@@ -3,11 +3,12 @@
 Three workflows, each a stage that may be cut off anywhere and begun again::
 
     prove   on "proofs"   attempt → deliver                (HTTP jobs start here)
-    fulfil  on "chain"    wait for the input → enqueue prove     (on-chain orders start here)
-    settle  on "chain"    sign, send, watch until final
+    fulfil  on "chain"    find the input → enqueue prove   (on-chain orders start here)
+    settle  on "settle"   sign, send, watch until final
 
 They share no memory: each stage enqueues the next in the transaction that ends it, and the job's
-row says what is left to do. A workflow of an earlier attempt finds that out and does nothing.
+row says what is left to do. A workflow of an earlier attempt finds that out and does nothing. An
+order whose input is not here has no workflow: the watcher begins one when the input comes.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from zkserve.errors import (
 from zkserve.node import Node
 from zkserve.settings import Settings
 from zkserve.store import jobs
-from zkserve.store.queue import APPLICATION, CHAIN, PROOFS, JobQueue
+from zkserve.store.queue import APPLICATION, CHAIN, PROOFS, SETTLE, JobQueue
 from zkserve.types import JobState
 
 _QUEUE_POLL_S = 0.25
@@ -46,8 +47,9 @@ _FIRST_BACK_OFF_S = 1.0
 _LONGEST_BACK_OFF_S = 60.0
 _STOP_WITHIN_S = 8
 _TIDY_EVERY_S = 3600.0
-_ORDERS_AT_ONCE = 200
-"""On-chain orders waited on at once, each in a thread that mostly sleeps."""
+_PREPARED_AT_ONCE = 4
+_SETTLED_AT_ONCE = 200
+"""Proven orders watched at once, each in a thread that mostly sleeps."""
 _SHORTAGES = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
 )
@@ -145,22 +147,20 @@ class Worker:
         for name, method in workflows.items():
             # A worker's death is not the job's fault, however often it happens.
             DBOS.workflow(name=name, max_recovery_attempts=None)(_function(method))
-        DBOS.listen_queues([PROOFS] if self._chain is None else [PROOFS, CHAIN])
+        DBOS.listen_queues([PROOFS] if self._chain is None else [PROOFS, CHAIN, SETTLE])
 
     def _listen(self) -> None:
-        DBOS.register_queue(
-            PROOFS,
-            worker_concurrency=self._threads,
-            polling_interval_sec=_QUEUE_POLL_S,
-            on_conflict="always_update",
-        )
+        at_once = {PROOFS: self._threads}
         if self._chain is not None:
+            at_once |= {CHAIN: _PREPARED_AT_ONCE, SETTLE: _SETTLED_AT_ONCE}
+        for name, number in at_once.items():
             DBOS.register_queue(
-                CHAIN,
-                worker_concurrency=_ORDERS_AT_ONCE,
+                name,
+                worker_concurrency=number,
                 polling_interval_sec=_QUEUE_POLL_S,
                 on_conflict="always_update",
             )
+        if self._chain is not None:
             watcher = threading.Thread(
                 target=self._watch, args=(self._chain,), name="watcher", daemon=True
             )
@@ -185,14 +185,10 @@ class Worker:
             nonlocal ready
             ready = self._state(job_id) not in _UNPREPARED or fulfil.prepare(self._node, job_id)
 
-        while self._persistently(job_id, lambda: prove.is_current(self._node, job_id, attempt)):
-            if not self._attempt(job_id, "fulfil", prepare):
-                return
-            if ready:
-                self._persistently(job_id, lambda: prove.enqueue(self._node, self._queue, job_id))
-                return
-            self._pause(self._poll_s)
-        self._persistently(job_id, lambda: prove.forget_input(self._node, job_id))
+        if not self._persistently(job_id, lambda: prove.is_current(self._node, job_id, attempt)):
+            return
+        if self._attempt(job_id, "fulfil", prepare) and ready:
+            self._persistently(job_id, lambda: prove.enqueue(self._node, self._queue, job_id))
 
     def _settle(self, job_id: str, attempt: int) -> None:
         chain = self._chain
@@ -221,20 +217,25 @@ class Worker:
         delay_s = self._poll_s
         while not self._stopping.wait(delay_s):
             try:
-                found = fulfil.follow(
-                    self._node,
-                    chain,
-                    self._queue,
-                    market=self._market,
-                    confirmations=self._confirmations,
-                )
+                self._look(chain)
                 delay_s = self._poll_s
             except Exception as exc:  # noqa: BLE001 (the watcher outlives whatever goes wrong)
                 delay_s = min(2 * delay_s, _LONGEST_BACK_OFF_S)
                 _log.warning("follow_failed", error=str(exc), again_in_s=delay_s)
-            else:
-                if found:
-                    _log.info("orders_found", number=found)
+
+    def _look(self, chain: Chain) -> None:
+        # First what needs no chain: a node that is down does not keep inputs waiting.
+        resumed = fulfil.resume(self._node, self._queue)
+        found = fulfil.follow(
+            self._node,
+            chain,
+            self._queue,
+            market=self._market,
+            confirmations=self._confirmations,
+        )
+        expired = fulfil.expire(self._node, chain, confirmations=self._confirmations)
+        if resumed or found or expired:
+            _log.info("orders_seen", found=found, resumed=resumed, expired=expired)
 
     def _attempt(self, job_id: str, workflow: str, stage: Callable[[], None]) -> bool:
         """Run a stage; turn its error into the job's next state. True if it went through."""
@@ -297,8 +298,8 @@ class Worker:
                 for job_id in spent:
                     prove.forget_input(self._node, job_id)
                 prove.forget_inputs_ahead(self._node, kept_s=self._inputs_kept_s)
-            except (ZkserveError, OSError) as exc:
-                _log.warning("tidying_failed", error=type(exc).__name__)
+            except Exception:  # noqa: BLE001 (a fault today must not keep inputs for ever)
+                _log.exception("tidying_failed")
             self._stopping.wait(_TIDY_EVERY_S)
 
     @contextmanager

@@ -42,7 +42,12 @@ def node(tmp_path: Path, database_url: str, migrated: Path) -> Iterator[Node]:
 def app(node: Node, queue: JobQueue, version: VersionRow, engine: FakeEngine) -> FastAPI:
     """The API over one model, "tiny", that the fake engine proves."""
     return create_app(
-        node, queue=queue, require_api_key=False, max_body_bytes=20_000, max_open_jobs=20
+        node,
+        queue=queue,
+        require_api_key=False,
+        max_body_bytes=20_000,
+        max_open_jobs=20,
+        max_inputs_ahead=9,
     )
 
 
@@ -60,7 +65,12 @@ async def locked(
 ) -> AsyncIterator[httpx.AsyncClient]:
     """Somebody without a key at an API that requires keys."""
     app = create_app(
-        node, queue=queue, require_api_key=True, max_body_bytes=20_000, max_open_jobs=20
+        node,
+        queue=queue,
+        require_api_key=True,
+        max_body_bytes=20_000,
+        max_open_jobs=20,
+        max_inputs_ahead=9,
     )
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url="http://service"

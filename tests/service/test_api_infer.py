@@ -326,6 +326,17 @@ async def test_committing_an_input_keeps_what_the_watcher_needs(
     assert other["input"] != answer["input"], "equal inputs must not have equal commitments"
 
 
+async def test_inputs_are_not_kept_without_end(
+    http: httpx.AsyncClient, app: FastAPI, node: Node
+) -> None:
+    app.state.service = replace(app.state.service, max_inputs_ahead=1)
+    assert (await http.post("/v1/inputs", json=body(model="tiny"))).status_code == 201
+    response = await http.post("/v1/inputs", json=body(model="tiny"))
+    assert response.status_code == 409
+    assert response.json()["remedy"]
+    assert rows(node, InputRow) == 1
+
+
 async def test_a_public_input_needs_no_keeping(http: httpx.AsyncClient, node: Node) -> None:
     publish(node, "open", input_mode=InputMode.PUBLIC)
     answer = (await http.post("/v1/inputs", json=body(model="open"))).json()

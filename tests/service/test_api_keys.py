@@ -180,6 +180,7 @@ async def test_production_always_requires_a_key(
         require_api_key=False,
         max_body_bytes=20_000,
         max_open_jobs=20,
+        max_inputs_ahead=9,
     )
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url="http://service"

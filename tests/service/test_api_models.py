@@ -41,6 +41,7 @@ async def test_not_ready_before_the_tables_are_made(
         require_api_key=False,
         max_body_bytes=1000,
         max_open_jobs=1,
+        max_inputs_ahead=9,
     )
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as http:

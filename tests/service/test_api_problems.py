@@ -119,7 +119,12 @@ async def test_the_unforeseen_shows_no_insides(
 async def test_a_database_that_is_down(node: Node, queue: JobQueue, engine: FakeEngine) -> None:
     down = replace(node, database=Database("postgresql://nobody@127.0.0.1:1/none"))
     app = create_app(
-        down, queue=queue, require_api_key=False, max_body_bytes=20_000, max_open_jobs=20
+        down,
+        queue=queue,
+        require_api_key=False,
+        max_body_bytes=20_000,
+        max_open_jobs=20,
+        max_inputs_ahead=9,
     )
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as http:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 from fastapi import FastAPI
@@ -77,6 +79,46 @@ async def test_a_job_never_shows_its_opening(http: httpx.AsyncClient) -> None:
     response = await http.get(await create(http))
     assert "opening" not in response.text
     assert "salt" not in response.text
+
+
+async def followed(streams: anyio.CapacityLimiter) -> None:
+    """Wait until somebody follows."""
+    while not streams.borrowed_tokens:  # noqa: ASYNC110 (a limiter tells nobody)
+        await asyncio.sleep(0.01)
+
+
+async def test_event_streams_are_not_opened_without_end(
+    http: httpx.AsyncClient, app: FastAPI, node: Node, queue: JobQueue
+) -> None:
+    streams = app.state.service.streams
+    assert streams.total_tokens == 200
+    streams.total_tokens = 1
+    path = await create(http)
+    following = asyncio.create_task(http.get(f"{path}/events"))
+    await followed(streams)
+    for _ in range(2):  # a refusal takes no place either
+        response = await http.get(f"{path}/events")
+        assert response.status_code == 503
+        assert response.json()["type"] == "urn:zkserve:error:unavailable"
+        assert response.json()["remedy"]
+        assert int(response.headers["Retry-After"]) > 0
+    work(node, queue, path)
+    assert parse((await following).text)[-1][1] == "done"
+    assert streams.borrowed_tokens == 0
+    assert (await http.get(f"{path}/events")).status_code == 200
+
+
+async def test_a_follower_that_leaves_gives_its_place_back(
+    http: httpx.AsyncClient, app: FastAPI
+) -> None:
+    streams = app.state.service.streams
+    path = await create(http)
+    following = asyncio.create_task(http.get(f"{path}/events"))
+    await followed(streams)
+    following.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await following
+    assert streams.borrowed_tokens == 0
 
 
 async def test_a_failure_says_why(http: httpx.AsyncClient, node: Node) -> None:

@@ -48,6 +48,18 @@ def test_the_bound_itself_is_out_of_range():
     assert quantise(floats(9), size=1, scale=0, bound=10) == (9,)
     with pytest.raises(InputOutOfRange, match="Element 0"):
         quantise(floats(-10), size=1, scale=0, bound=10)
+
+
+def test_an_input_out_of_range_is_not_repeated_in_the_error():
+    with pytest.raises(InputOutOfRange) as refused:
+        quantise(floats(1, 7777.5), size=2, scale=0, bound=10)
+    assert str(refused.value) == (
+        "Element 1 of the input is out of range; magnitudes below 10 can be proved. "
+        "Scale the input as the model expects."
+    )
+
+
+def test_a_bound_beyond_64_bits_is_none():
     with pytest.raises(InputOutOfRange):
         quantise(floats(1e30), size=1, scale=8, bound=1 << 200)
 

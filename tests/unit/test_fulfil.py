@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import secrets
+from typing import cast
+
 import numpy as np
 import pytest
+from sqlalchemy import event
 
 from tests import fakes
-from zkserve import fulfil
+from zkserve import fulfil, prove
+from zkserve.chain.rpc import Block, Chain
 from zkserve.encoding import to_hex
+from zkserve.engines.base import Prediction
 from zkserve.errors import EngineFailed, InvalidInput, NotFound, ProofInvalid
 from zkserve.node import Node
 from zkserve.receipt import claim_from_dict, manifest_from_dict
-from zkserve.store import inputs, jobs, outbox
+from zkserve.store import inputs, jobs, outbox, requests
+from zkserve.store.queue import JobQueue
 from zkserve.store.tables import VersionRow, now
 from zkserve.types import InputMode, JobState
 
@@ -90,6 +97,156 @@ def test_committed_input_is_awaited_then_found(
     assert job.claim is not None
     assert claim_from_dict(job.claim) == expected.claim
     assert found == [JobState.ACCEPTED, JobState.AWAITING_INPUT, JobState.ACCEPTED]
+
+
+def hand_in(node: Node, version: VersionRow, prediction: Prediction) -> None:
+    prove.keep_input(node, version, prediction, tenant="someone", max_inputs_ahead=99)
+
+
+def enqueued(node: Node, job_id: str) -> list[str]:
+    client = JobQueue(node.database, "1")._client
+    found = client.list_workflows(workflow_id_prefix=job_id)
+    return sorted(workflow.workflow_id.removeprefix(job_id) for workflow in found)
+
+
+def test_a_job_that_awaits_its_input_again_is_resumed_again(
+    node: Node, queue: JobQueue, version: VersionRow, engine: fakes.FakeEngine
+) -> None:
+    """A workflow's id that was used before would be passed over, and the job would stand still."""
+    prediction = prove.predict(node, version, INPUTS)
+    job_id = requested(node, version, prediction.claim.input)
+    assert fulfil.resume(node, queue) == 0, "it does not await anything yet"
+    for times in (1, 2):
+        assert not fulfil.prepare(node, job_id)
+        assert fulfil.resume(node, queue) == 0, "its input is not here"
+        hand_in(node, version, prediction)
+        assert fulfil.resume(node, queue) == 1
+        assert state(node, job_id) is JobState.ACCEPTED
+        assert len(enqueued(node, job_id)) == times
+        with node.database.session() as session:
+            session.delete(inputs.find(session, version.id, to_hex(prediction.claim.input)))
+
+
+def test_a_retried_job_without_input_awaits_it(
+    node: Node, queue: JobQueue, version: VersionRow, engine: fakes.FakeEngine
+) -> None:
+    prediction = prove.predict(node, version, INPUTS)
+    job_id = requested(node, version, prediction.claim.input)
+    with node.database.session() as session:
+        jobs.transition(session, jobs.get(session, job_id), JobState.RETRY)
+    assert not fulfil.prepare(node, job_id)
+    assert state(node, job_id) is JobState.AWAITING_INPUT
+    hand_in(node, version, prediction)
+    assert fulfil.resume(node, queue) == 1
+    assert fulfil.prepare(node, job_id)
+
+
+def test_an_input_of_another_version_resumes_nothing(
+    node: Node, queue: JobQueue, version: VersionRow, engine: fakes.FakeEngine
+) -> None:
+    prediction = prove.predict(node, version, INPUTS)
+    job_id = requested(node, version, prediction.claim.input)
+    assert not fulfil.prepare(node, job_id)
+    hand_in(node, fakes.publish(node, "other"), prediction)
+    assert fulfil.resume(node, queue) == 0
+    assert state(node, job_id) is JobState.AWAITING_INPUT
+
+
+def test_a_cancelled_job_is_not_resumed(
+    node: Node,
+    queue: JobQueue,
+    version: VersionRow,
+    engine: fakes.FakeEngine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prediction = prove.predict(node, version, INPUTS)
+    job_id = requested(node, version, prediction.claim.input)
+    assert not fulfil.prepare(node, job_id)
+    prove.cancel(node, queue, job_id)
+    monkeypatch.setattr("zkserve.store.requests.answered", lambda *_, **__: [job_id])
+    assert fulfil.resume(node, queue) == 0, "cancelled between the look and the lock"
+    assert (state(node, job_id), enqueued(node, job_id)) == (JobState.CANCELLED, [])
+
+
+class Clock:
+    """A chain of which only the time is asked."""
+
+    def __init__(self, timestamp: int, chain_id: int = 31337) -> None:
+        self.timestamp, self.chain_id = timestamp, chain_id
+
+    def settled(self, confirmations: int) -> int:
+        return 9 - confirmations
+
+    def block(self, number: int) -> Block:
+        return Block(
+            number=number,
+            hash="",
+            parent_hash="",
+            timestamp=self.timestamp - (9 - number),
+            base_fee_wei=0,
+        )
+
+
+def test_awaiting_ends_at_the_deadline_by_the_chains_clock(
+    node: Node, version: VersionRow, engine: fakes.FakeEngine
+) -> None:
+    job_id = requested(node, version, b"\x01" * 32)
+    assert not fulfil.prepare(node, job_id)
+    with node.database.snapshot() as session:
+        deadline = requests.get_by_job(session, job_id).deadline
+    for clock, confirmations in [
+        (Clock(deadline), 0),
+        (Clock(deadline + 1), 1),  # the block past the deadline may still be dropped
+        (Clock(deadline + 1), 10),  # the chain has no block so deep
+        (Clock(deadline + 1, chain_id=1), 0),  # the time of another chain
+    ]:
+        assert fulfil.expire(node, cast("Chain", clock), confirmations=confirmations) == 0
+    assert state(node, job_id) is JobState.AWAITING_INPUT
+    assert fulfil.expire(node, cast("Chain", Clock(deadline + 1))) == 1
+    assert state(node, job_id) is JobState.EXPIRED
+    assert fulfil.expire(node, cast("Chain", Clock(deadline + 1))) == 0
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_thousands_that_await_cost_a_look_no_more_statements(
+    node: Node, queue: JobQueue, version: VersionRow, engine: fakes.FakeEngine
+) -> None:
+    prediction = prove.predict(node, version, INPUTS)
+    statements: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        statements.append(statement)
+
+    counts, request_id = [], 1
+    for number in (1, 1999):
+        with node.database.session() as session:
+            for _ in range(number):
+                request_id += 1
+                packed = secrets.token_bytes(32)
+                job = fakes.requested(session, version, packed=packed, request_id=request_id)
+                job.state = JobState.AWAITING_INPUT
+        event.listen(node.database.engine, "before_cursor_execute", note)
+        assert fulfil.resume(node, queue) == 0
+        assert fulfil.expire(node, cast("Chain", Clock(0))) == 0
+        event.remove(node.database.engine, "before_cursor_execute", note)
+        counts.append(len(statements))
+        queries = [text for text in statements if text.startswith("SELECT")]
+        statements.clear()
+    assert counts[0] == counts[1]
+    assert len(queries) == 2
+    with node.database.snapshot() as session:
+        connection = session.connection()
+        for query in queries:
+            plan = connection.exec_driver_sql(
+                f"EXPLAIN QUERY PLAN {query}", tuple("0" * query.count("?"))
+            )
+            assert not [row for row in plan if row[3].startswith("SCAN")], "an index serves it"
+
+    waiting = requested(node, version, prediction.claim.input)
+    assert not fulfil.prepare(node, waiting)
+    hand_in(node, version, prediction)
+    assert fulfil.resume(node, queue) == 1, "the one among them is found"
+    assert state(node, waiting) is JobState.ACCEPTED
 
 
 def test_late_input_expires(node: Node, version: VersionRow, engine: fakes.FakeEngine) -> None:

@@ -129,6 +129,15 @@ def test_listing_and_counts_see_what_they_should(node: Node, version: VersionRow
             jobs.get(session, "job_nowhere")
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_jobs_that_await_an_input_close_no_door(node: Node, version: VersionRow) -> None:
+    _job(node, version)
+    for _ in range(3):
+        _walk(node, _job(node, version).id, [S.AWAITING_INPUT])
+    with node.database.snapshot() as session:
+        assert jobs.open_count(session) == 1
+
+
 def test_row_and_enqueue_commit_together_or_not_at_all(
     node: Node, queue: JobQueue, version: VersionRow
 ) -> None:

@@ -460,6 +460,34 @@ def test_altered_artifacts_are_not_proved(node: Node, accept: Accept) -> None:
         _prove(node, job)
 
 
+def test_inputs_kept_ahead_are_bounded_for_each_tenant(
+    node: Node, version: VersionRow, engine: fakes.FakeEngine
+) -> None:
+    def keep(tenant: str) -> str:
+        prediction = prove.predict(node, version, INPUT)
+        prove.keep_input(node, version, prediction, tenant=tenant, max_inputs_ahead=2)
+        return sha256_hex(prediction.opening)
+
+    kept = [keep("acme"), keep("acme"), keep("other")]
+    with pytest.raises(Conflict, match="2 inputs") as refused:
+        keep("acme")
+    assert refused.value.remedy
+    with node.database.snapshot() as session:
+        assert (inputs.count(session, "acme"), inputs.count(session, "other")) == (2, 1)
+    assert all(_kept(node, opening) for opening in kept)
+
+
+def test_a_full_disk_keeps_no_inputs_ahead(
+    node: Node, version: VersionRow, engine: fakes.FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ArtifactStore, "free_bytes", lambda _: 1 << 20)
+    prediction = prove.predict(node, version, INPUT)
+    with pytest.raises(Unavailable, match="disk"):
+        prove.keep_input(node, version, prediction, tenant="acme", max_inputs_ahead=2)
+    with node.database.snapshot() as session:
+        assert inputs.count(session, "acme") == 0
+
+
 def test_inputs_handed_in_ahead_are_forgotten_in_time(
     node: Node, version: VersionRow, engine: fakes.FakeEngine
 ) -> None:

@@ -65,6 +65,7 @@ def test_each_setting_says_what_it_is_for(name: str):
         ("require_api_key", "perhaps"),
         ("max_body_bytes", "0"),
         ("max_open_jobs", "0"),
+        ("max_inputs_ahead", "0"),
         ("worker_threads", "0"),
         ("prove_time_s", "0"),
         ("prove_memory_mb", "-1"),
@@ -98,6 +99,15 @@ def test_the_signers_key_is_never_shown(monkeypatch: pytest.MonkeyPatch):
     assert settings.signer_key.get_secret_value() == KEY
     for shown in (repr(settings), str(settings), settings.model_dump_json()):
         assert KEY[2:] not in shown
+
+
+def test_urls_that_may_hold_secrets_are_not_shown():
+    settings = Settings(
+        database_url="postgresql://zkserve:hunter2@localhost/zkserve",
+        rpc_url="https://node.example/v3/hunter2",
+    )
+    for shown in (repr(settings), str(settings)):
+        assert "hunter2" not in shown
 
 
 def test_another_wrong_setting_does_not_show_the_key(monkeypatch: pytest.MonkeyPatch):

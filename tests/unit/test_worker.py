@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from sqlalchemy.exc import ProgrammingError
 
 from tests import fakes
 from zkserve import fulfil, prove, worker
 from zkserve.chain.rpc import Chain
+from zkserve.encoding import to_hex
 from zkserve.engines.base import Limits
 from zkserve.errors import (
     ChainError,
@@ -22,7 +25,7 @@ from zkserve.errors import (
     ZkserveError,
 )
 from zkserve.node import Node
-from zkserve.store import jobs
+from zkserve.store import jobs, requests
 from zkserve.store.queue import JobQueue
 from zkserve.store.tables import JobRow, VersionRow
 from zkserve.types import JobState
@@ -163,7 +166,7 @@ def test_a_stopping_worker_ends_no_job(
     assert not isinstance(worker._Stopped(), Exception)  # the job engine records exceptions
 
 
-def test_a_request_waits_for_its_input_and_is_then_proved(
+def test_a_request_whose_input_is_here_is_proved(
     node: Node,
     queue: JobQueue,
     job: JobRow,
@@ -171,15 +174,11 @@ def test_a_request_waits_for_its_input_and_is_then_proved(
     make: Callable[..., Worker],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    looks: Iterator[bool] = iter([False, False, True])
-
     def prepare(node: Node, job_id: str) -> bool:
-        ready = next(looks)
-        if ready:
-            with node.database.session() as session:
-                row = jobs.get(session, job_id)
-                row.claim, row.opening = job.claim, job.opening
-        return ready
+        with node.database.session() as session:
+            row = jobs.get(session, job_id)
+            row.claim, row.opening = job.claim, job.opening
+        return True
 
     monkeypatch.setattr(fulfil, "prepare", _raising([Unavailable("down")], prepare))
     make()._fulfil(requested.id, 0)
@@ -189,6 +188,35 @@ def test_a_request_waits_for_its_input_and_is_then_proved(
     assert _enqueued(queue, requested) == ["", ".prove.0", ".settle.0"]
     make()._fulfil(requested.id, 0)  # resumed after a death: nothing is left to do
     assert _enqueued(queue, requested) == ["", ".prove.0", ".settle.0"]
+
+
+def test_a_request_that_awaits_its_input_holds_no_thread(
+    node: Node,
+    queue: JobQueue,
+    version: VersionRow,
+    requested: JobRow,
+    make: Callable[..., Worker],
+    engine: fakes.FakeEngine,
+) -> None:
+    """Two hundred requests for inputs that never come must not keep others from being served."""
+    prediction = prove.predict(node, version, np.ones(fakes.ELEMENTS, np.float32))
+    with node.database.session() as session:
+        row = requests.get_by_job(session, requested.id)
+        row.input = to_hex(prediction.claim.input)
+    make()._fulfil(requested.id, 0)  # returns, though the input is not here
+    assert _row(node, requested).state == JobState.AWAITING_INPUT
+    assert _enqueued(queue, requested) == [""]
+
+    prove.keep_input(node, version, prediction, tenant="acme", max_inputs_ahead=1)
+    assert fulfil.resume(node, queue) == 1
+    assert fulfil.resume(node, queue) == 0
+    with node.database.snapshot() as session:
+        event = jobs.events_after(session, requested.id)[-1]
+    assert _enqueued(queue, requested) == ["", f".fulfil.0.{event.id}"]
+    make()._fulfil(requested.id, 0)
+    assert ".prove.0" in _enqueued(queue, requested)
+    make()._prove(requested.id, 0)
+    assert _row(node, requested).state == JobState.STORED
 
 
 def test_a_request_that_expires_unprepared_ends(
@@ -290,7 +318,36 @@ def test_the_watcher_outlives_every_error(
             watching._stopping.set()
         return 1
 
-    errors = [ChainError("the node lies"), Unavailable("it is down"), RuntimeError("a fault")]
+    errors = [
+        ChainError("the node lies"),
+        Unavailable("it is down"),
+        RuntimeError("a fault"),
+        ProgrammingError("SELECT", {}, Exception("no such table")),
+    ]
+    resumed = Mock(return_value=0)
+    monkeypatch.setattr(fulfil, "resume", resumed)
     monkeypatch.setattr(fulfil, "follow", _raising(list(errors), follow))
+    monkeypatch.setattr(fulfil, "expire", lambda *_, **__: 0)
     watching._watch(Chain("http://127.0.0.1:9"))
     assert passes == [{"market": "0x" + "ab" * 20, "confirmations": 2}] * 3
+    assert resumed.call_count == 7, "inputs that came are not kept waiting by the chain"
+
+
+def test_tidying_outlives_every_error(
+    make: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tidying = make()
+    monkeypatch.setattr(worker, "_TIDY_EVERY_S", 0.0)
+    errors = [
+        ProgrammingError("SELECT", {}, Exception("no such table")),
+        OSError(5, "Input/output error"),
+        RuntimeError("a fault"),
+    ]
+
+    def done(*_: Any, **__: Any) -> int:
+        tidying._stopping.set()
+        return 0
+
+    monkeypatch.setattr(prove, "forget_inputs_ahead", _raising(list(errors), done))
+    tidying._tidy()
+    assert tidying._stopping.is_set()

@@ -16,6 +16,7 @@ from zkserve.settings import Settings
 from zkserve.store.queue import JobQueue
 
 _PREDICTION_THREADS = 4
+_STREAMS = 200
 _SHUTDOWN_S = 5
 
 _operations = APIRouter(tags=["operations"])
@@ -34,6 +35,7 @@ def create_app(
     require_api_key: bool,
     max_body_bytes: int,
     max_open_jobs: int,
+    max_inputs_ahead: int,
 ) -> FastAPI:
     """Return the API over a node; production always requires a key."""
     metrics = Metrics(node.database)
@@ -52,7 +54,9 @@ def create_app(
         metrics=metrics,
         require_api_key=require_api_key or node.production,
         max_open_jobs=max_open_jobs,
+        max_inputs_ahead=max_inputs_ahead,
         predictions=anyio.CapacityLimiter(_PREDICTION_THREADS),
+        streams=anyio.CapacityLimiter(_STREAMS),
     )
     app.add_middleware(Edge, metrics=metrics, max_body_bytes=max_body_bytes)
     problems.install(app)
@@ -81,6 +85,7 @@ def serve(settings: Settings) -> None:
         require_api_key=settings.require_api_key,
         max_body_bytes=settings.max_body_bytes,
         max_open_jobs=settings.max_open_jobs,
+        max_inputs_ahead=settings.max_inputs_ahead,
     )
     uvicorn.run(
         app,

@@ -29,10 +29,9 @@ from zkserve.api.schemas import (
 )
 from zkserve.api.service import Service, ServiceDep
 from zkserve.encoding import canonical_json, claim_digest, sha256_hex, to_hex
-from zkserve.engines.base import Prediction
 from zkserve.errors import InvalidInput, NotFound, Unavailable
 from zkserve.receipt import claim_from_dict, claim_to_dict, manifest_from_dict
-from zkserve.store import inputs, versions
+from zkserve.store import versions
 from zkserve.store.tables import JobRow, VersionRow
 from zkserve.types import CircuitManifest, Claim, InputMode
 
@@ -233,7 +232,13 @@ def _commit(service: Service, tenant: str, request: InputRequest) -> CommittedIn
     prediction = prove.predict(service.node, row, tensors.join(manifest.inputs, request.inputs))
     committed = manifest.input_mode is InputMode.COMMITTED
     if committed:
-        _keep(service, tenant, row, prediction)
+        prove.keep_input(
+            service.node,
+            row,
+            prediction,
+            tenant=tenant,
+            max_inputs_ahead=service.max_inputs_ahead,
+        )
     return CommittedInput(
         model=request.model,
         version=row.number,
@@ -243,24 +248,3 @@ def _commit(service: Service, tenant: str, request: InputRequest) -> CommittedIn
         input=to_hex(prediction.claim.input),
         opening=prediction.opening.decode() if committed else None,
     )
-
-
-def _keep(service: Service, tenant: str, row: VersionRow, prediction: Prediction) -> None:
-    opening = sha256_hex(prediction.opening)
-    database = service.node.database
-    try:
-        with database.session() as session:
-            # Equal openings share a file, which the end of another job may be deleting.
-            database.lock(session, opening)
-            service.node.artifacts.put(prediction.opening)
-            inputs.add(
-                session,
-                version_id=row.id,
-                tenant=tenant,
-                commitment=to_hex(prediction.claim.input),
-                opening=opening,
-            )
-    except OSError as exc:
-        raise Unavailable(
-            "The disk refused to store the input.", remedy="Try again later."
-        ) from exc

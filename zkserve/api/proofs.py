@@ -122,12 +122,28 @@ def _job_to_follow(service: ServiceDep, viewer: Viewer, proof_id: ProofId) -> st
         return _visible(session, viewer, proof_id).id
 
 
+async def _place_to_follow(service: ServiceDep) -> AsyncIterator[None]:
+    """Take one of the places for event streams; given back when the answer has ended."""
+    place = object()
+    try:
+        service.streams.acquire_on_behalf_of_nowait(place)
+    except anyio.WouldBlock as exc:
+        raise Unavailable(
+            "Too many event streams are open.", remedy="Ask for the proof itself now and then."
+        ) from exc
+    try:
+        yield
+    finally:
+        service.streams.release_on_behalf_of(place)
+
+
 @router.get(
     "/v1/proofs/{proof_id}/events", response_class=StreamingResponse, responses=_EVENT_STREAM
 )
 async def follow_proof(
     service: ServiceDep,
     job_id: Annotated[str, Depends(_job_to_follow)],
+    _place: Annotated[None, Depends(_place_to_follow)],
     last_event_id: Annotated[
         str, Header(pattern="^[0-9]{1,18}$", description="Only events after this one.")
     ] = "0",

@@ -22,8 +22,11 @@ class Service:
     metrics: Metrics
     require_api_key: bool
     max_open_jobs: int
+    max_inputs_ahead: int
     predictions: anyio.CapacityLimiter
     """Threads that predict; apart from those that serve, so that slow models block no one else."""
+    streams: anyio.CapacityLimiter
+    """Event streams open at once: each asks the database twice a second."""
 
 
 async def _service(request: Request) -> Service:

@@ -34,10 +34,17 @@ class Database:
         self.url = parsed.render_as_string(hide_password=False)
         self.sqlite = parsed.get_backend_name() == "sqlite"
         arguments: dict[str, Any] = {"timeout": _BUSY_TIMEOUT_S} if self.sqlite else {}
-        self.engine: Engine = create_engine(parsed, connect_args=arguments, pool_pre_ping=True)
+        self.engine: Engine = create_engine(
+            parsed,
+            connect_args=arguments,
+            pool_pre_ping=True,
+            hide_parameters=True,  # errors are logged; what was to be stored is not
+        )
         if self.sqlite:
-            if parsed.database:
-                Path(parsed.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if parsed.database and parsed.database != ":memory:":
+                path = Path(parsed.database)
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                path.touch(mode=0o600)  # SQLite gives its other files the mode of this one
             event.listen(self.engine, "connect", _tune_sqlite)
 
     @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from zkserve.store.tables import InputRow, JobRow, RequestRow
@@ -32,6 +32,12 @@ def find(session: Session, version_id: int, commitment: str) -> InputRow | None:
     return session.scalar(
         select(InputRow).where(InputRow.version_id == version_id, InputRow.commitment == commitment)
     )
+
+
+def count(session: Session, tenant: str) -> int:
+    """Return how many inputs of a tenant are kept."""
+    query = select(func.count()).select_from(InputRow).where(InputRow.tenant == tenant)
+    return session.scalar(query) or 0
 
 
 def handed_in_before(session: Session, moment: datetime, *, limit: int = 1000) -> list[InputRow]:

@@ -101,7 +101,7 @@ def by_key(session: Session, tenant: str, idempotency_key: str) -> JobRow | None
     )
 
 
-def transition(session: Session, job: JobRow, state: JobState, **detail: Any) -> None:
+def transition(session: Session, job: JobRow, state: JobState, **detail: Any) -> JobEventRow:
     """Move a job on, under its row lock, and write the event; ``detail`` is for the event's reader.
 
     Leaving a working state for RETRY or FAILED counts an attempt.
@@ -118,8 +118,10 @@ def transition(session: Session, job: JobRow, state: JobState, **detail: Any) ->
     if state in {JobState.RETRY, JobState.FAILED} and current is not JobState.FAILED:
         job.attempts += 1
     job.state = state
-    session.add(JobEventRow(job_id=job.id, state=state, detail=detail))
+    event = JobEventRow(job_id=job.id, state=state, detail=detail)
+    session.add(event)
     session.flush()
+    return event
 
 
 def fail(
@@ -165,8 +167,9 @@ def listing(
 
 
 def open_count(session: Session) -> int:
-    """Return how many jobs are not final."""
-    return sum(number for state, number in count_by_state(session).items() if not state.final)
+    """Return how many jobs want work; those that await an input take no one's place."""
+    idle = {state for state in JobState if state.final} | {JobState.AWAITING_INPUT}
+    return sum(number for state, number in count_by_state(session).items() if state not in idle)
 
 
 def count_by_state(session: Session) -> dict[JobState, int]:

@@ -12,6 +12,7 @@ from zkserve.store.database import Database
 APPLICATION = "zkserve"
 PROOFS = "proofs"
 CHAIN = "chain"
+SETTLE = "settle"
 
 
 class JobQueue:
@@ -40,16 +41,19 @@ class JobQueue:
         attempt: int = 0,
         delay_s: float = 0.0,
         first: bool = True,
+        occasion: int | None = None,
     ) -> None:
         """Enqueue a workflow for a job when the transaction of ``session`` commits.
 
         The workflow gets ``(job_id, attempt)``. Its id is the job's for the first, otherwise
-        ``<job id>.<workflow>.<attempt>``; enqueueing an id again does nothing.
+        ``<job id>.<workflow>.<attempt>``; enqueueing an id again does nothing. An ``occasion``,
+        the id of the event that calls for it, is added where one attempt may need several.
         """
+        repeated = f"{job_id}.{workflow}.{attempt}" + ("" if occasion is None else f".{occasion}")
         options: EnqueueOptions = {
             "workflow_name": workflow,
             "queue_name": queue,
-            "workflow_id": job_id if first else f"{job_id}.{workflow}.{attempt}",
+            "workflow_id": job_id if first else repeated,
             "app_version": self._application_version,
             # The default is pickle: a database that can be written to is not to run code.
             "serialization_type": WorkflowSerializationFormat.PORTABLE,

@@ -6,7 +6,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from zkserve.errors import NotFound
-from zkserve.store.tables import CursorRow, RequestRow, VersionRow
+from zkserve.store.tables import CursorRow, InputRow, JobRow, RequestRow, VersionRow
+from zkserve.types import JobState
 
 
 def cursor(session: Session, chain_id: int, contract: str) -> CursorRow | None:
@@ -58,6 +59,32 @@ def get_by_job(session: Session, job_id: str) -> RequestRow:
     if row is None:
         raise NotFound(f"Job {job_id} serves no on-chain request.")
     return row
+
+
+def answered(session: Session, *, limit: int) -> list[str]:
+    """Return jobs that await an input which was handed in by now."""
+    here = (InputRow.version_id == JobRow.version_id) & (InputRow.commitment == RequestRow.input)
+    query = (
+        select(JobRow.id)
+        .join(RequestRow, RequestRow.job_id == JobRow.id)
+        .join(InputRow, here)
+        .where(JobRow.state == JobState.AWAITING_INPUT)
+    )
+    return sorted(session.scalars(query.limit(limit)))
+
+
+def overdue(session: Session, chain_id: int, time: int, *, limit: int) -> list[str]:
+    """Return jobs of a chain that await an input past their deadline; ``time`` is Unix time."""
+    query = (
+        select(JobRow.id)
+        .join(RequestRow, RequestRow.job_id == JobRow.id)
+        .where(
+            JobRow.state == JobState.AWAITING_INPUT,
+            RequestRow.chain_id == chain_id,
+            RequestRow.deadline < time,
+        )
+    )
+    return sorted(session.scalars(query.limit(limit)))
 
 
 def version_on_chain(session: Session, chain_id: int, version_id: str) -> VersionRow | None:

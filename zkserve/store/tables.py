@@ -152,7 +152,10 @@ class InputRow(Base):
     """A committed input handed in ahead of an on-chain request that names only the commitment."""
 
     __tablename__ = "inputs"
-    __table_args__ = (UniqueConstraint("version_id", "commitment"),)
+    __table_args__ = (
+        UniqueConstraint("version_id", "commitment"),
+        Index("ix_inputs_tenant", "tenant"),
+    )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     version_id: Mapped[int] = mapped_column(ForeignKey("versions.id"))

@@ -134,7 +134,7 @@ def quantise(inputs: FloatArray, *, size: int, scale: int, bound: int) -> tuple[
     if (np.abs(scaled) >= limit).any():
         where = int(np.flatnonzero(np.abs(scaled) >= limit)[0])
         raise InputOutOfRange(
-            f"Element {where} of the input is {values[where]:g}; magnitudes below "
+            f"Element {where} of the input is out of range; magnitudes below "
             f"{limit / 2**scale:g} can be proved.",
             remedy="Scale the input as the model expects.",
         )

@@ -110,6 +110,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("version_id", "commitment"),
     )
+    with op.batch_alter_table("inputs", schema=None) as batch_op:
+        batch_op.create_index("ix_inputs_tenant", ["tenant"], unique=False)
+
     op.create_table(
         "jobs",
         sa.Column("id", sa.String(length=40), nullable=False),
@@ -197,6 +200,9 @@ def downgrade() -> None:
         batch_op.drop_index("ix_jobs_state")
 
     op.drop_table("jobs")
+    with op.batch_alter_table("inputs", schema=None) as batch_op:
+        batch_op.drop_index("ix_inputs_tenant")
+
     op.drop_table("inputs")
     op.drop_table("versions")
     op.drop_table("transactions")
