@@ -141,6 +141,25 @@ def enqueue(node: Node, queue: JobQueue, job_id: str) -> None:
             queue.enqueue(session, "prove", PROOFS, job.id, attempt=job.attempts, first=False)
 
 
+def settle_later(node: Node, queue: JobQueue, job_id: str, *, pause_s: int) -> None:
+    """Have an order settled when the next pause ends, at most once for each of them."""
+    moment_s = now().timestamp()
+    pauses = int(moment_s // pause_s) + 1
+    with node.database.session() as session:
+        job = jobs.get(session, job_id, lock=True)
+        if not JobState(job.state).final:
+            queue.enqueue(
+                session,
+                "settle",
+                SETTLE,
+                job.id,
+                attempt=job.attempts,
+                delay_s=pauses * pause_s - moment_s,
+                first=False,
+                occasion=pauses,
+            )
+
+
 def is_current(node: Node, job_id: str, attempt: int) -> bool:
     """Return whether a workflow begun for ``attempt`` still has work to do.
 

@@ -34,6 +34,7 @@ from zkserve.errors import (
     EngineFailed,
     JobCancelled,
     Unavailable,
+    Unprofitable,
     ZkserveError,
 )
 from zkserve.node import Node
@@ -50,6 +51,8 @@ _TIDY_EVERY_S = 3600.0
 _PREPARED_AT_ONCE = 4
 _SETTLED_AT_ONCE = 200
 """Proven orders watched at once, each in a thread that mostly sleeps."""
+_UNPROFITABLE_PAUSE_S = 600
+"""Between looks at an order that pays less than its gas costs; no thread is held meanwhile."""
 _SHORTAGES = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
 )
@@ -194,12 +197,14 @@ class Worker:
         chain = self._chain
         if chain is None:
             raise Conflict("A worker without a chain took an order to settle.")
-        final = False
+        final = unprofitable = False
 
         def settle() -> None:
-            nonlocal final
+            nonlocal final, unprofitable
             try:
                 final = fulfil.settle(self._node, chain, job_id, confirmations=self._confirmations)
+            except Unprofitable:
+                unprofitable = True
             except (ZkserveError, OSError):
                 raise
             except Exception as exc:
@@ -210,6 +215,14 @@ class Worker:
         while self._persistently(job_id, lambda: prove.is_current(self._node, job_id, attempt)):
             if not self._attempt(job_id, "settle", settle) or final:
                 break
+            if unprofitable:
+                self._persistently(
+                    job_id,
+                    lambda: prove.settle_later(
+                        self._node, self._queue, job_id, pause_s=_UNPROFITABLE_PAUSE_S
+                    ),
+                )
+                return
             self._pause(self._poll_s)
         self._persistently(job_id, lambda: prove.forget_input(self._node, job_id))
 

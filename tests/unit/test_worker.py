@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from unittest.mock import Mock
 
@@ -22,6 +23,7 @@ from zkserve.errors import (
     InputOutOfRange,
     ProofInvalid,
     Unavailable,
+    Unprofitable,
     ZkserveError,
 )
 from zkserve.node import Node
@@ -277,6 +279,33 @@ def test_settling_outlasts_the_node_and_our_own_faults(
     monkeypatch.setattr(fulfil, "settle", _raising([error] * 3, settle))
     make(confirmations=3)._settle(requested.id, 0)
     assert (_row(node, requested).state, _row(node, requested).attempts) == (JobState.DONE, 0)
+
+
+def test_an_unprofitable_request_holds_no_thread(
+    node: Node,
+    queue: JobQueue,
+    job: JobRow,
+    requested: JobRow,
+    make: Callable[..., Worker],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Requests that will never pay for their gas must not keep others from being settled."""
+    _store(node, requested, job)
+    moment = datetime(2030, 1, 1, 0, 3, tzinfo=UTC)
+    monkeypatch.setattr(prove, "now", lambda: moment)
+    errors: list[Exception] = [Unprofitable("gas is too dear.")] * 3
+    monkeypatch.setattr(fulfil, "settle", _raising(errors, lambda *_, **__: True))
+    make()._settle(requested.id, 0)
+    make()._settle(requested.id, 0)  # resumed after a death: it is not looked at twice as often
+    assert (_row(node, requested).state, _row(node, requested).attempts) == (JobState.STORED, 0)
+    first = f".settle.0.{int(moment.timestamp()) // 600 + 1}"
+    assert _enqueued(queue, requested) == ["", first]
+    moment += timedelta(seconds=600)
+    make()._settle(requested.id, 0)
+    assert _enqueued(queue, requested) == sorted(
+        ["", first, f".settle.0.{int(moment.timestamp()) // 600 + 1}"]
+    )
+    assert errors == []
 
 
 def test_a_request_the_chain_will_not_take_fails_and_can_be_retried(

@@ -46,8 +46,8 @@ class JobQueue:
         """Enqueue a workflow for a job when the transaction of ``session`` commits.
 
         The workflow gets ``(job_id, attempt)``. Its id is the job's for the first, otherwise
-        ``<job id>.<workflow>.<attempt>``; enqueueing an id again does nothing. An ``occasion``,
-        the id of the event that calls for it, is added where one attempt may need several.
+        ``<job id>.<workflow>.<attempt>``; enqueueing an id again does nothing. An ``occasion``
+        is added to it where one attempt may need several.
         """
         repeated = f"{job_id}.{workflow}.{attempt}" + ("" if occasion is None else f".{occasion}")
         options: EnqueueOptions = {
