@@ -48,7 +48,7 @@ from zkserve.types import JobState, Receipt
 _T = TypeVar("_T")
 
 MODEL = "breast_cancer"
-PRICE_WEI = 10**15
+PRICE_WEI = 10**16
 _DEPOSIT_WEI = 5 * 10**15
 _FUNDS_WEI = 10**20
 _START_TIMEOUT_S = 60.0

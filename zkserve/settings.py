@@ -97,6 +97,9 @@ class Settings(BaseSettings):
     max_fee_gwei: float = Field(
         200.0, gt=0, description="Highest fee per gas the outbox bids, in gwei."
     )
+    fulfil_at_a_loss: bool = Field(
+        False, description="Settle requests whose gas costs more than their price."
+    )
     solc: str = Field(
         "", description="Command that speaks solc's --standard-json; empty: contracts/tools/solc."
     )

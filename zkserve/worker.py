@@ -80,6 +80,7 @@ class Worker:
         confirmations: Blocks to stay behind the head, on chains without a safe tag.
         poll_s: Seconds between looks at the chain.
         inputs_kept_s: How long an input handed in ahead of an on-chain order is kept, in seconds.
+        at_a_loss: Settle orders whose gas costs more than their price.
 
     """
 
@@ -97,6 +98,7 @@ class Worker:
         confirmations: int = 0,
         poll_s: float = 1.0,
         inputs_kept_s: float = 31 * 86_400.0,
+        at_a_loss: bool = False,
     ) -> None:
         self._node = node
         self._executor_id = executor_id
@@ -109,6 +111,7 @@ class Worker:
         self._confirmations = confirmations
         self._poll_s = poll_s
         self._inputs_kept_s = inputs_kept_s
+        self._at_a_loss = at_a_loss
         self._queue = JobQueue(node.database, application_version)
         self._stopping = threading.Event()
 
@@ -202,7 +205,13 @@ class Worker:
         def settle() -> None:
             nonlocal final, unprofitable
             try:
-                final = fulfil.settle(self._node, chain, job_id, confirmations=self._confirmations)
+                final = fulfil.settle(
+                    self._node,
+                    chain,
+                    job_id,
+                    confirmations=self._confirmations,
+                    at_a_loss=self._at_a_loss,
+                )
             except Unprofitable:
                 unprofitable = True
             except (ZkserveError, OSError):
@@ -374,4 +383,5 @@ def main(settings: Settings) -> None:
         confirmations=settings.confirmations,
         poll_s=settings.poll_s,
         inputs_kept_s=settings.inputs_kept_days * 86_400,
+        at_a_loss=settings.fulfil_at_a_loss,
     ).run()

@@ -38,6 +38,7 @@ def test_each_setting_is_read_from_the_environment(name: str, monkeypatch: pytes
         "srs_path": "/srv/kzg.srs",
         "data_dir": "/srv/zkserve",
         "require_api_key": "true",
+        "fulfil_at_a_loss": "true",
     }
     given = values.get(name, "7" if field.annotation in (int, float) else "text")
     monkeypatch.setenv("ZKSERVE_SRS_SHA256", "aa" * 32)

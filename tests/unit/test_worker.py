@@ -269,15 +269,17 @@ def test_settling_outlasts_the_node_and_our_own_faults(
     _store(node, requested, job)
     steps = iter([JobState.SIGNED, JobState.BROADCAST, JobState.MINED, JobState.DONE])
 
-    def settle(node: Node, chain: Chain, job_id: str, *, confirmations: int) -> bool:
-        assert confirmations == 3
+    def settle(
+        node: Node, chain: Chain, job_id: str, *, confirmations: int, at_a_loss: bool
+    ) -> bool:
+        assert (confirmations, at_a_loss) == (3, True)
         state = next(steps)
         with node.database.session() as session:
             jobs.transition(session, jobs.get(session, job_id), state)
         return state.final
 
     monkeypatch.setattr(fulfil, "settle", _raising([error] * 3, settle))
-    make(confirmations=3)._settle(requested.id, 0)
+    make(confirmations=3, at_a_loss=True)._settle(requested.id, 0)
     assert (_row(node, requested).state, _row(node, requested).attempts) == (JobState.DONE, 0)
 
 
