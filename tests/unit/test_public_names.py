@@ -77,6 +77,7 @@ CODES = {
     "chain-error",
     "transaction-reverted",
     "unavailable",
+    "unprofitable",
 }
 
 
