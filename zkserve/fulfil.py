@@ -47,12 +47,13 @@ def follow(node: Node, chain: Chain, queue: JobQueue, *, market: str, confirmati
     when.
 
     Raises:
-        Unavailable, ChainError: the node is down, lies, or reorganised meanwhile; nothing was
-            skipped, call again.
+        Unavailable, ChainError: the node is down, lies, reorganised meanwhile, or serves another
+            chain of the same id; nothing was skipped, call again.
 
     """
     chain.check()
     contract = Market(chain, market)
+    genesis_hash = _genesis(node, chain, contract)
     contract.require_code()
     head = chain.head().number - confirmations
     first = _first_unread(node, chain, contract, head)
@@ -71,8 +72,24 @@ def follow(node: Node, chain: Chain, queue: JobQueue, *, market: str, confirmati
                 contract.address,
                 block=end.number,
                 block_hash=end.hash,
+                genesis_hash=genesis_hash,
             )
     return started
+
+
+def _genesis(node: Node, chain: Chain, market: Market) -> str:
+    """Return the hash of the chain's first block, which must be the one met before, if any was."""
+    found = _block(chain, 0).hash
+    with node.database.snapshot() as session:
+        cursor = requests.cursor(session, chain.chain_id, market.address)
+    if cursor is not None and cursor.genesis_hash != found:
+        raise ChainError(
+            f"This is another chain {chain.chain_id} than before: it begins with block {found},"
+            f" that one with {cursor.genesis_hash}.",
+            remedy="Point ZKSERVE_RPC_URL at the chain of before. Of a chain begun anew, as by a"
+            " restart of anvil, start with a new ZKSERVE_DATA_DIR and database.",
+        )
+    return found
 
 
 def _block(chain: Chain, number: int) -> Block:

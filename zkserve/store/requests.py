@@ -16,11 +16,23 @@ def cursor(session: Session, chain_id: int, contract: str) -> CursorRow | None:
 
 
 def move_cursor(
-    session: Session, chain_id: int, contract: str, *, block: int, block_hash: str
+    session: Session,
+    chain_id: int,
+    contract: str,
+    *,
+    block: int,
+    block_hash: str,
+    genesis_hash: str,
 ) -> None:
     """Note that a contract's events were read up to and with a block."""
     session.merge(
-        CursorRow(chain_id=chain_id, contract=contract, block=block, block_hash=block_hash)
+        CursorRow(
+            chain_id=chain_id,
+            contract=contract,
+            block=block,
+            block_hash=block_hash,
+            genesis_hash=genesis_hash,
+        )
     )
 
 

@@ -193,6 +193,8 @@ class CursorRow(Base):
     contract: Mapped[str] = mapped_column(String(42), primary_key=True)
     block: Mapped[int] = mapped_column(BigInteger)
     block_hash: Mapped[str] = mapped_column(String(66))
+    genesis_hash: Mapped[str] = mapped_column(String(66))
+    """Tells the chain from another one under the same id."""
 
 
 class SignerRow(Base):

@@ -29,6 +29,7 @@ def upgrade() -> None:
         sa.Column("contract", sa.String(length=42), nullable=False),
         sa.Column("block", sa.BigInteger(), nullable=False),
         sa.Column("block_hash", sa.String(length=66), nullable=False),
+        sa.Column("genesis_hash", sa.String(length=66), nullable=False),
         sa.PrimaryKeyConstraint("chain_id", "contract"),
     )
     op.create_table(
