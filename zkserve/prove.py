@@ -7,14 +7,13 @@ any point and called again: a worker's death loses nothing and costs no attempt.
 from __future__ import annotations
 
 import time
-from datetime import timedelta
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from zkserve import log
-from zkserve.encoding import sha256_hex, to_hex
+from zkserve import log, openings
+from zkserve.encoding import sha256_hex
 from zkserve.engines.base import Cancelled, FloatArray, Limits, Prediction, Proof
 from zkserve.errors import (
     Conflict,
@@ -27,12 +26,11 @@ from zkserve.errors import (
 )
 from zkserve.node import Node
 from zkserve.receipt import claim_from_dict, claim_to_dict, manifest_from_dict
-from zkserve.store import inputs, jobs, versions
+from zkserve.store import jobs, versions
 from zkserve.store.queue import CHAIN, PROOFS, SETTLE, JobQueue
 from zkserve.store.tables import JobRow, RequestRow, VersionRow, now
 from zkserve.types import JobState, Receipt, Settlement
 
-_MIN_FREE_BYTES = 256 << 20
 _CANCEL_POLL_S = 0.5
 _PROGRESS_EVERY_S = 1.0
 _RETRY_AFTER_S = 2.0
@@ -98,7 +96,7 @@ def accept(
         )
         if known is not None:
             return known
-    _require_disk(node)
+    openings.require_disk(node)
     opening = sha256_hex(prediction.opening)
     try:
         with node.database.session() as session:
@@ -120,7 +118,7 @@ def accept(
             queue.enqueue(session, "prove", PROOFS, job.id)
         return job
     except IntegrityError:
-        _drop_opening(node, opening)
+        openings.drop(node, opening)
         if idempotency_key is None:
             raise
         known = replay(
@@ -256,74 +254,7 @@ def deliver(node: Node, queue: JobQueue, job_id: str) -> None:
                 queue.enqueue(session, "settle", SETTLE, job.id, attempt=job.attempts, first=False)
             else:
                 jobs.transition(session, job, JobState.DONE)
-    forget_input(node, job_id)
-
-
-def forget_input(node: Node, job_id: str) -> None:
-    """Delete the private input of a job that will not be proved any more.
-
-    FAILED jobs keep theirs for an operator's retry, until they are cancelled.
-    """
-    with node.database.session() as session:
-        job = jobs.get(session, job_id, lock=True)
-        over = JobState(job.state).final and JobState(job.state) is not JobState.FAILED
-        if job.opening is None or not (over or job.proof is not None):
-            return
-        opening, job.opening = job.opening, None
-        session.flush()
-        _drop_unused_opening(node, session, opening)
-
-
-def keep_input(
-    node: Node, version: VersionRow, prediction: Prediction, *, tenant: str, max_inputs_ahead: int
-) -> None:
-    """Keep the opening of a committed input for the on-chain request that will name it.
-
-    The same commitment again changes nothing.
-
-    Raises:
-        Conflict: the tenant has ``max_inputs_ahead`` inputs here already.
-        Unavailable: the disk is nearly full, or the database is down.
-
-    """
-    _require_disk(node)
-    opening = sha256_hex(prediction.opening)
-    try:
-        with node.database.session() as session:
-            if inputs.count(session, tenant) >= max_inputs_ahead:
-                raise Conflict(
-                    f"{max_inputs_ahead} inputs handed in ahead are kept already.",
-                    remedy="Put the requests on chain for them; old ones are deleted in time.",
-                )
-            # Equal openings share a file: see forget_input.
-            node.database.lock(session, opening)
-            node.artifacts.put(prediction.opening)
-            inputs.add(
-                session,
-                version_id=version.id,
-                tenant=tenant,
-                commitment=to_hex(prediction.claim.input),
-                opening=opening,
-            )
-    except OSError as exc:
-        raise Unavailable(
-            "The disk refused to store the input.", remedy="Try again later."
-        ) from exc
-
-
-def forget_inputs_ahead(node: Node, *, kept_s: float) -> int:
-    """Delete committed inputs handed in longer than ``kept_s`` ago; return how many.
-
-    One that an open order waits for stays.
-    """
-    with node.database.session() as session:
-        old = inputs.handed_in_before(session, now() - timedelta(seconds=kept_s))
-        for row in old:
-            session.delete(row)
-        session.flush()
-        for opening in sorted({row.opening for row in old}):
-            _drop_unused_opening(node, session, opening)
-    return len(old)
+    openings.forget_input(node, job_id)
 
 
 def receipt(node: Node, session: Session, job: JobRow) -> Receipt:
@@ -375,7 +306,7 @@ def cancel(node: Node, queue: JobQueue, job_id: str) -> JobRow:
                 )
             jobs.transition(session, job, JobState.CANCELLED)
     queue.cancel(job_id)
-    forget_input(node, job_id)
+    openings.forget_input(node, job_id)
     return job
 
 
@@ -464,14 +395,6 @@ def _stored(node: Node, job_id: str, proof: Proof) -> bool:
     return True
 
 
-def _require_disk(node: Node) -> None:
-    if node.artifacts.free_bytes() < _MIN_FREE_BYTES:
-        raise Unavailable(
-            f"Less than {_MIN_FREE_BYTES >> 20} MiB of disk are free, so nothing is accepted.",
-            remedy="Try again later.",
-        )
-
-
 def _tighter(limits: Limits, version: VersionRow) -> Limits:
     own = version.limits
     return Limits(
@@ -482,16 +405,3 @@ def _tighter(limits: Limits, version: VersionRow) -> Limits:
 
 def _ordered_on_chain(session: Session, job: JobRow) -> bool:
     return session.scalar(select(RequestRow.id).where(RequestRow.job_id == job.id)) is not None
-
-
-def _drop_opening(node: Node, opening: str) -> None:
-    with node.database.session() as session:
-        _drop_unused_opening(node, session, opening)
-
-
-def _drop_unused_opening(node: Node, session: Session, opening: str) -> None:
-    # Held until the end of the transaction, like in accept: between a look and the deletion no
-    # other job can come to refer to the same file.
-    node.database.lock(session, opening)
-    if not jobs.opening_in_use(session, opening):
-        node.artifacts.delete(opening)

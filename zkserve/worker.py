@@ -24,7 +24,7 @@ from typing import TypeVar
 
 from dbos import DBOS
 
-from zkserve import fulfil, log, prove
+from zkserve import follow, fulfil, log, openings, prove
 from zkserve.chain.rpc import Chain
 from zkserve.encoding import sha256_hex
 from zkserve.engines.base import Limits
@@ -233,7 +233,7 @@ class Worker:
                 )
                 return
             self._pause(self._poll_s)
-        self._persistently(job_id, lambda: prove.forget_input(self._node, job_id))
+        self._persistently(job_id, lambda: openings.forget_input(self._node, job_id))
 
     def _watch(self, chain: Chain) -> None:
         delay_s = self._poll_s
@@ -247,15 +247,15 @@ class Worker:
 
     def _look(self, chain: Chain) -> None:
         # First what needs no chain: a node that is down does not keep inputs waiting.
-        resumed = fulfil.resume(self._node, self._queue)
-        found = fulfil.follow(
+        resumed = follow.resume(self._node, self._queue)
+        found = follow.follow(
             self._node,
             chain,
             self._queue,
             market=self._market,
             confirmations=self._confirmations,
         )
-        expired = fulfil.expire(self._node, chain, confirmations=self._confirmations)
+        expired = follow.expire(self._node, chain, confirmations=self._confirmations)
         if resumed or found or expired:
             _log.info("orders_seen", found=found, resumed=resumed, expired=expired)
 
@@ -318,8 +318,8 @@ class Worker:
                 with self._node.database.snapshot() as session:
                     spent = jobs.spent(session)
                 for job_id in spent:
-                    prove.forget_input(self._node, job_id)
-                prove.forget_inputs_ahead(self._node, kept_s=self._inputs_kept_s)
+                    openings.forget_input(self._node, job_id)
+                openings.forget_inputs_ahead(self._node, kept_s=self._inputs_kept_s)
             except Exception:  # noqa: BLE001 (a fault today must not keep inputs for ever)
                 _log.exception("tidying_failed")
             self._stopping.wait(_TIDY_EVERY_S)

@@ -12,7 +12,7 @@ from sqlalchemy import update
 from tests.chain.anvil_node import Node, account
 from tests.chain.faults import Killed, killed_at_line
 from tests.chain.world import OWNER, PRICE_WEI, REQUESTER, STRANGER, World, recorded
-from zkserve import fulfil, prove
+from zkserve import follow, fulfil, prove
 from zkserve.chain import contracts
 from zkserve.chain.contracts import RequestStatus
 from zkserve.chain.rpc import GWEI
@@ -102,7 +102,7 @@ def test_request_for_a_version_of_others_is_passed(world: World) -> None:
 def test_following_stays_behind_the_head_and_reads_in_chunks(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fulfil, "LOG_BLOCKS", 3)
+    monkeypatch.setattr(follow, "LOG_BLOCKS", 3)
     monkeypatch.setattr(contracts, "LOG_BLOCKS", 2)
     for _ in range(4):
         world.request()
@@ -118,7 +118,7 @@ def test_following_killed_at_every_line_loses_and_doubles_nothing(world: World) 
         line += 1
         request_ids.append(world.request())
         try:
-            with killed_at_line(line, fulfil):
+            with killed_at_line(line, follow):
                 world.follow()
             finished = True
         except Killed:
@@ -159,7 +159,7 @@ def test_reorg_of_three_blocks_loses_and_doubles_no_request(world: World) -> Non
 def test_reorg_deeper_than_one_step_back_is_found_by_the_requests_it_moved(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fulfil, "_REWIND_BLOCKS", 1)
+    monkeypatch.setattr(follow, "_REWIND_BLOCKS", 1)
     request_ids = []
     for _ in range(4):
         request_ids.append(world.request())
@@ -472,7 +472,7 @@ def test_range_of_events_that_a_node_refuses_is_halved(
 
 def test_market_address_without_code_is_refused(world: World) -> None:
     with pytest.raises(ChainError, match="no contract"):
-        fulfil.follow(
+        follow.follow(
             world.node,
             world.chain,
             world.queue,
@@ -488,7 +488,7 @@ def test_chain_begun_anew_under_the_same_id_is_refused(
     assert world.follow() == 1
     anew = start_node("--timestamp", "1000").chain()
     with pytest.raises(ChainError, match=r"another chain 31337 than before.*new ZKSERVE_DATA_DIR"):
-        fulfil.follow(world.node, anew, world.queue, market=world.market.address, confirmations=0)
+        follow.follow(world.node, anew, world.queue, market=world.market.address, confirmations=0)
     assert world.follow() == 0, "the chain of before is followed on"
 
 

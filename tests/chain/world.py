@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, partial
@@ -14,7 +15,7 @@ from eth_utils.crypto import keccak
 
 from tests.chain.anvil_node import Node as Anvil
 from tests.chain.anvil_node import account
-from zkserve import fulfil, outbox, prove
+from zkserve import follow, fulfil, outbox, prove
 from zkserve.chain.adapter import AdapterTerms
 from zkserve.chain.contracts import Binding, Market, ModelCommitment, Registry
 from zkserve.chain.deploy import Ledger, deploy, deploy_verifier
@@ -22,7 +23,7 @@ from zkserve.chain.evm import compile_verifier
 from zkserve.chain.rpc import GWEI
 from zkserve.encoding import bytes32, hex_bytes, identified, to_hex
 from zkserve.engines.base import Bundle, FloatArray, Limits, Prediction, Proof
-from zkserve.errors import InvalidInput
+from zkserve.errors import ChainError, InvalidInput
 from zkserve.node import Node
 from zkserve.receipt import manifest_to_dict
 from zkserve.store import inputs, jobs, requests, versions
@@ -235,7 +236,7 @@ class World:
         )
 
     def follow(self, confirmations: int = 0) -> int:
-        return fulfil.follow(
+        return follow.follow(
             self.node,
             self.chain,
             self.queue,
@@ -282,10 +283,17 @@ class World:
         prove.deliver(self.node, self.queue, job_id)
 
     def settle(self, job_id: str, *, confirmations: int = 0, looks: int = 20) -> bool:
-        return any(
-            fulfil.settle(self.node, self.chain, job_id, confirmations=confirmations)
-            for _ in range(looks)
-        )
+        return any(self._settle(job_id, confirmations) for _ in range(looks))
+
+    def _settle(self, job_id: str, confirmations: int) -> bool:
+        """Look once, as the worker does: a node may tell of a settlement before its event."""
+        try:
+            return fulfil.settle(self.node, self.chain, job_id, confirmations=confirmations)
+        except ChainError as exc:
+            if "lacks the event" not in exc.message:
+                raise
+            time.sleep(0.05)
+            return False
 
     def fulfilments(self, index: int = OWNER) -> list[Any]:
         """Transactions of an account that called ``fulfil``, mined, reverted or not."""

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import event
 
 from tests import fakes
-from zkserve import fulfil, prove
+from zkserve import follow, fulfil, openings, prove
 from zkserve.chain.rpc import Block, Chain
 from zkserve.encoding import to_hex
 from zkserve.engines.base import Prediction
@@ -26,7 +26,7 @@ INPUTS = np.array([1.0, -0.5, 0.25, 2.0], np.float32)
 
 
 def requested(node: Node, version: VersionRow, packed: bytes, *, window_s: float = 60) -> str:
-    """Put a request as :func:`fulfil.follow` does; return its job."""
+    """Put a request as :func:`follow.follow` does; return its job."""
     deadline = int(now().timestamp() + window_s)
     with node.database.session() as session:
         return fakes.requested(session, version, packed=packed, deadline=deadline).id
@@ -100,7 +100,7 @@ def test_committed_input_is_awaited_then_found(
 
 
 def hand_in(node: Node, version: VersionRow, prediction: Prediction) -> None:
-    prove.keep_input(node, version, prediction, tenant="someone", max_inputs_ahead=99)
+    openings.keep_input(node, version, prediction, tenant="someone", max_inputs_ahead=99)
 
 
 def enqueued(node: Node, job_id: str) -> list[str]:
@@ -115,12 +115,12 @@ def test_a_job_that_awaits_its_input_again_is_resumed_again(
     """A workflow's id that was used before would be passed over, and the job would stand still."""
     prediction = prove.predict(node, version, INPUTS)
     job_id = requested(node, version, prediction.claim.input)
-    assert fulfil.resume(node, queue) == 0, "it does not await anything yet"
+    assert follow.resume(node, queue) == 0, "it does not await anything yet"
     for times in (1, 2):
         assert not fulfil.prepare(node, job_id)
-        assert fulfil.resume(node, queue) == 0, "its input is not here"
+        assert follow.resume(node, queue) == 0, "its input is not here"
         hand_in(node, version, prediction)
-        assert fulfil.resume(node, queue) == 1
+        assert follow.resume(node, queue) == 1
         assert state(node, job_id) is JobState.ACCEPTED
         assert len(enqueued(node, job_id)) == times
         with node.database.session() as session:
@@ -137,7 +137,7 @@ def test_a_retried_job_without_input_awaits_it(
     assert not fulfil.prepare(node, job_id)
     assert state(node, job_id) is JobState.AWAITING_INPUT
     hand_in(node, version, prediction)
-    assert fulfil.resume(node, queue) == 1
+    assert follow.resume(node, queue) == 1
     assert fulfil.prepare(node, job_id)
 
 
@@ -148,7 +148,7 @@ def test_an_input_of_another_version_resumes_nothing(
     job_id = requested(node, version, prediction.claim.input)
     assert not fulfil.prepare(node, job_id)
     hand_in(node, fakes.publish(node, "other"), prediction)
-    assert fulfil.resume(node, queue) == 0
+    assert follow.resume(node, queue) == 0
     assert state(node, job_id) is JobState.AWAITING_INPUT
 
 
@@ -164,7 +164,7 @@ def test_a_cancelled_job_is_not_resumed(
     assert not fulfil.prepare(node, job_id)
     prove.cancel(node, queue, job_id)
     monkeypatch.setattr("zkserve.store.requests.answered", lambda *_, **__: [job_id])
-    assert fulfil.resume(node, queue) == 0, "cancelled between the look and the lock"
+    assert follow.resume(node, queue) == 0, "cancelled between the look and the lock"
     assert (state(node, job_id), enqueued(node, job_id)) == (JobState.CANCELLED, [])
 
 
@@ -200,11 +200,11 @@ def test_awaiting_ends_at_the_deadline_by_the_chains_clock(
         (Clock(deadline + 1), 10),  # the chain has no block so deep
         (Clock(deadline + 1, chain_id=1), 0),  # the time of another chain
     ]:
-        assert fulfil.expire(node, cast("Chain", clock), confirmations=confirmations) == 0
+        assert follow.expire(node, cast("Chain", clock), confirmations=confirmations) == 0
     assert state(node, job_id) is JobState.AWAITING_INPUT
-    assert fulfil.expire(node, cast("Chain", Clock(deadline + 1))) == 1
+    assert follow.expire(node, cast("Chain", Clock(deadline + 1))) == 1
     assert state(node, job_id) is JobState.EXPIRED
-    assert fulfil.expire(node, cast("Chain", Clock(deadline + 1))) == 0
+    assert follow.expire(node, cast("Chain", Clock(deadline + 1))) == 0
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -226,8 +226,8 @@ def test_thousands_that_await_cost_a_look_no_more_statements(
                 job = fakes.requested(session, version, packed=packed, request_id=request_id)
                 job.state = JobState.AWAITING_INPUT
         event.listen(node.database.engine, "before_cursor_execute", note)
-        assert fulfil.resume(node, queue) == 0
-        assert fulfil.expire(node, cast("Chain", Clock(0))) == 0
+        assert follow.resume(node, queue) == 0
+        assert follow.expire(node, cast("Chain", Clock(0))) == 0
         event.remove(node.database.engine, "before_cursor_execute", note)
         counts.append(len(statements))
         queries = [text for text in statements if text.startswith("SELECT")]
@@ -245,7 +245,7 @@ def test_thousands_that_await_cost_a_look_no_more_statements(
     waiting = requested(node, version, prediction.claim.input)
     assert not fulfil.prepare(node, waiting)
     hand_in(node, version, prediction)
-    assert fulfil.resume(node, queue) == 1, "the one among them is found"
+    assert follow.resume(node, queue) == 1, "the one among them is found"
     assert state(node, waiting) is JobState.ACCEPTED
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests import fakes
-from zkserve import prove
+from zkserve import openings, prove
 from zkserve.artifacts import ArtifactStore
 from zkserve.encoding import sha256_hex, to_hex
 from zkserve.engines.base import Limits
@@ -245,7 +245,7 @@ def test_inputs_left_by_a_crash_are_found(node: Node, accept: Accept) -> None:
         jobs.transition(session, jobs.get(session, cancelled.id), JobState.CANCELLED)
     with node.database.snapshot() as session:
         assert set(jobs.spent(session)) == {proven.id, cancelled.id}
-    prove.forget_input(node, open_job.id)
+    openings.forget_input(node, open_job.id)
     assert _kept(node, open_job.opening)
 
 
@@ -406,7 +406,7 @@ def test_a_failed_job_can_be_discarded_with_its_input(
 ) -> None:
     job = accept()
     _fail(node, queue, job, InputOutOfRange("too large."))
-    prove.forget_input(node, job.id)
+    openings.forget_input(node, job.id)
     assert _kept(node, job.opening)
     prove.cancel(node, queue, job.id)
     assert not _kept(node, job.opening)
@@ -465,7 +465,7 @@ def test_inputs_kept_ahead_are_bounded_for_each_tenant(
 ) -> None:
     def keep(tenant: str) -> str:
         prediction = prove.predict(node, version, INPUT)
-        prove.keep_input(node, version, prediction, tenant=tenant, max_inputs_ahead=2)
+        openings.keep_input(node, version, prediction, tenant=tenant, max_inputs_ahead=2)
         return sha256_hex(prediction.opening)
 
     kept = [keep("acme"), keep("acme"), keep("other")]
@@ -483,7 +483,7 @@ def test_a_full_disk_keeps_no_inputs_ahead(
     monkeypatch.setattr(ArtifactStore, "free_bytes", lambda _: 1 << 20)
     prediction = prove.predict(node, version, INPUT)
     with pytest.raises(Unavailable, match="disk"):
-        prove.keep_input(node, version, prediction, tenant="acme", max_inputs_ahead=2)
+        openings.keep_input(node, version, prediction, tenant="acme", max_inputs_ahead=2)
     with node.database.snapshot() as session:
         assert inputs.count(session, "acme") == 0
 
@@ -498,15 +498,15 @@ def test_inputs_handed_in_ahead_are_forgotten_in_time(
         inputs.add(
             session, version_id=version.id, tenant="acme", commitment=commitment, opening=opening
         )
-    assert prove.forget_inputs_ahead(node, kept_s=3600) == 0
+    assert openings.forget_inputs_ahead(node, kept_s=3600) == 0
     assert node.artifacts.get(opening) == prediction.opening
 
     with node.database.session() as session:
         job = fakes.requested(session, version, packed=prediction.claim.input)
-    assert prove.forget_inputs_ahead(node, kept_s=0) == 0, "an open request waits for it"
+    assert openings.forget_inputs_ahead(node, kept_s=0) == 0, "an open request waits for it"
 
     with node.database.session() as session:
         jobs.transition(session, jobs.get(session, job.id), JobState.EXPIRED)
-    assert prove.forget_inputs_ahead(node, kept_s=0) == 1
+    assert openings.forget_inputs_ahead(node, kept_s=0) == 1
     with pytest.raises(NotFound):
         node.artifacts.get(opening)

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy.exc import ProgrammingError
 
 from tests import fakes
-from zkserve import fulfil, prove, worker
+from zkserve import follow, fulfil, openings, prove, worker
 from zkserve.chain.rpc import Chain
 from zkserve.encoding import to_hex
 from zkserve.engines.base import Limits
@@ -209,9 +209,9 @@ def test_a_request_that_awaits_its_input_holds_no_thread(
     assert _row(node, requested).state == JobState.AWAITING_INPUT
     assert _enqueued(queue, requested) == [""]
 
-    prove.keep_input(node, version, prediction, tenant="acme", max_inputs_ahead=1)
-    assert fulfil.resume(node, queue) == 1
-    assert fulfil.resume(node, queue) == 0
+    openings.keep_input(node, version, prediction, tenant="acme", max_inputs_ahead=1)
+    assert follow.resume(node, queue) == 1
+    assert follow.resume(node, queue) == 0
     with node.database.snapshot() as session:
         event = jobs.events_after(session, requested.id)[-1]
     assert _enqueued(queue, requested) == ["", f".fulfil.0.{event.id}"]
@@ -343,7 +343,7 @@ def test_the_watcher_outlives_every_error(
     watching = make(market="0x" + "ab" * 20, confirmations=2)
     passes: list[dict[str, Any]] = []
 
-    def follow(*_: Any, **options: Any) -> int:
+    def followed(*_: Any, **options: Any) -> int:
         passes.append(options)
         if len(passes) == 3:
             watching._stopping.set()
@@ -356,9 +356,9 @@ def test_the_watcher_outlives_every_error(
         ProgrammingError("SELECT", {}, Exception("no such table")),
     ]
     resumed = Mock(return_value=0)
-    monkeypatch.setattr(fulfil, "resume", resumed)
-    monkeypatch.setattr(fulfil, "follow", _raising(list(errors), follow))
-    monkeypatch.setattr(fulfil, "expire", lambda *_, **__: 0)
+    monkeypatch.setattr(follow, "resume", resumed)
+    monkeypatch.setattr(follow, "follow", _raising(list(errors), followed))
+    monkeypatch.setattr(follow, "expire", lambda *_, **__: 0)
     watching._watch(Chain("http://127.0.0.1:9"))
     assert passes == [{"market": "0x" + "ab" * 20, "confirmations": 2}] * 3
     assert resumed.call_count == 7, "inputs that came are not kept waiting by the chain"
@@ -379,6 +379,6 @@ def test_tidying_outlives_every_error(
         tidying._stopping.set()
         return 0
 
-    monkeypatch.setattr(prove, "forget_inputs_ahead", _raising(list(errors), done))
+    monkeypatch.setattr(openings, "forget_inputs_ahead", _raising(list(errors), done))
     tidying._tidy()
     assert tidying._stopping.is_set()

@@ -10,7 +10,7 @@ from typing import TypeVar
 from anyio import to_thread
 from fastapi import APIRouter, Response
 
-from zkserve import prove
+from zkserve import openings, prove
 from zkserve.api import tensors
 from zkserve.api.auth import Tenant
 from zkserve.api.models import quantised_name
@@ -232,7 +232,7 @@ def _commit(service: Service, tenant: str, request: InputRequest) -> CommittedIn
     prediction = prove.predict(service.node, row, tensors.join(manifest.inputs, request.inputs))
     committed = manifest.input_mode is InputMode.COMMITTED
     if committed:
-        prove.keep_input(
+        openings.keep_input(
             service.node,
             row,
             prediction,
