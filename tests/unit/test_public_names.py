@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-import zkserve
-import zkserve.client
 from zkserve import encoding, errors, receipt, types, verify
 from zkserve.engines import ENGINES, base, engine
 from zkserve.errors import ZkserveError
@@ -83,32 +81,6 @@ CODES = {
 
 def test_codes_that_programs_compare_are_kept():
     assert {kind.code for kind in defined().values()} == CODES
-
-
-def test_the_sdk_exports_what_it_did():
-    assert set(zkserve.client.__all__) == {
-        "Client",
-        "CommittedInput",
-        "JobEvent",
-        "Prediction",
-        "ProofJob",
-    }
-    methods = {name for name in vars(zkserve.client.Client) if not name.startswith("_")}
-    assert methods >= {
-        "cancel",
-        "commit_input",
-        "download_artifacts",
-        "infer",
-        "manifest",
-        "models",
-        "proof",
-        "proofs",
-        "ready",
-        "receipt",
-        "request",
-        "verify",
-        "wait",
-    }
 
 
 def test_all_that_verify_exports_is_there():
