@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 
 from zkserve import cli, log
 from zkserve.cli.console import report_error
-from zkserve.errors import NotFound, ZkserveError
+from zkserve.client import Client
+from zkserve.errors import NotFound, Unauthorized, ZkserveError
 from zkserve.settings import Settings
 
 PLAIN = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
@@ -464,3 +465,15 @@ def test_each_setting_of_a_help_text_exists():
             name = word.strip("`.,:;()[]│")
             if name.startswith("ZKSERVE_"):
                 assert name in known, (path, name)
+
+
+def test_status_needs_no_key(run: Run, monkeypatch: pytest.MonkeyPatch):
+    def refuse(_client: Client) -> None:
+        raise Unauthorized("No key.")
+
+    monkeypatch.setattr(Client, "ready", lambda _client: True)
+    monkeypatch.setattr(Client, "models", lambda _client: [])
+    monkeypatch.setattr(Client, "proofs", refuse)
+    ended = run("status", "--json")
+    assert ended.status == 0
+    assert ended.json == {"ready": True, "models": [], "proofs": []}

@@ -19,7 +19,8 @@ from zkserve.artifacts import ArtifactStore
 from zkserve.cli.console import JsonFlag, answer, progress, read_settings, table
 from zkserve.cli.owner import open_chain, open_node
 from zkserve.cli.user import ApiKeyOption, UrlOption, open_client
-from zkserve.errors import NotFound, ZkserveError
+from zkserve.client import Client
+from zkserve.errors import NotFound, Unauthorized, ZkserveError
 from zkserve.settings import Settings
 from zkserve.store import jobs, keys
 from zkserve.store.database import Database
@@ -59,7 +60,7 @@ def status(url: UrlOption = None, api_key: ApiKeyOption = None, as_json: JsonFla
     with open_client(url, api_key) as client:
         ready = client.ready()
         models = client.models() if ready else []
-        proofs = client.proofs() if ready else []
+        proofs = _own_proofs(client) if ready else []
     data = {"ready": ready, "models": models, "proofs": proofs}
     if as_json:
         answer(data, True)
@@ -73,6 +74,13 @@ def status(url: UrlOption = None, api_key: ApiKeyOption = None, as_json: JsonFla
             table("Newest proofs", ("id", "state"), recent)
     if not ready:
         sys.exit(1)
+
+
+def _own_proofs(client: Client) -> list[dict[str, Any]]:
+    try:
+        return client.proofs()
+    except Unauthorized:
+        return []  # whoever has no key has no proofs; whether the service is up, anybody may ask
 
 
 def doctor(as_json: JsonFlag = False) -> None:

@@ -64,7 +64,7 @@ def find(session: Session, name: str, number: int | None = None) -> tuple[ModelR
         query = query.where(VersionRow.number == number)
     found = session.execute(query.limit(1)).first()
     if found is None:
-        what = "a version in use" if number is None else f"version {number}"
+        what = "version in use" if number is None else f"version {number}"
         raise NotFound(
             f"There is no {what} of a model {name[:63]!r}.",
             remedy="GET /v1/models lists what is served.",
