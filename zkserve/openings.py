@@ -75,7 +75,7 @@ def forget_input(node: Node, job_id: str) -> None:
 def forget_inputs_ahead(node: Node, *, kept_s: float) -> int:
     """Delete committed inputs handed in longer than ``kept_s`` ago; return how many.
 
-    One that an open order waits for stays.
+    One that an open request waits for stays.
     """
     with node.database.session() as session:
         old = inputs.handed_in_before(session, now() - timedelta(seconds=kept_s))

@@ -140,7 +140,7 @@ def enqueue(node: Node, queue: JobQueue, job_id: str) -> None:
 
 
 def settle_later(node: Node, queue: JobQueue, job_id: str, *, pause_s: int) -> None:
-    """Have an order settled when the next pause ends, at most once for each of them."""
+    """Have a request settled when the next pause ends, at most once for each of them."""
     moment_s = now().timestamp()
     pauses = int(moment_s // pause_s) + 1
     with node.database.session() as session:
@@ -245,12 +245,12 @@ def record_failure(
 
 
 def deliver(node: Node, queue: JobQueue, job_id: str) -> None:
-    """Make the receipt of a VERIFIED job available: DONE, or on to the chain if ordered there."""
+    """Make the receipt of a VERIFIED job available: DONE, or on to the chain if requested there."""
     with node.database.session() as session:
         job = jobs.get(session, job_id, lock=True)
         if JobState(job.state) is JobState.VERIFIED:
             jobs.transition(session, job, JobState.STORED)
-            if _ordered_on_chain(session, job):
+            if _requested_on_chain(session, job):
                 queue.enqueue(session, "settle", SETTLE, job.id, attempt=job.attempts, first=False)
             else:
                 jobs.transition(session, job, JobState.DONE)
@@ -329,7 +329,7 @@ def retry(node: Node, queue: JobQueue, job_id: str) -> JobRow:
             state, workflow, name = JobState.STORED, "settle", SETTLE
         elif job.opening is not None:
             state, workflow, name = JobState.RETRY, "prove", PROOFS
-        elif _ordered_on_chain(session, job):
+        elif _requested_on_chain(session, job):
             state, workflow, name = JobState.ACCEPTED, "fulfil", CHAIN
         else:
             raise Conflict(f"The input of job {job.id} was deleted.", remedy="Make a new request.")
@@ -403,5 +403,5 @@ def _tighter(limits: Limits, version: VersionRow) -> Limits:
     )
 
 
-def _ordered_on_chain(session: Session, job: JobRow) -> bool:
+def _requested_on_chain(session: Session, job: JobRow) -> bool:
     return session.scalar(select(RequestRow.id).where(RequestRow.job_id == job.id)) is not None

@@ -1,4 +1,4 @@
-"""Runs jobs: proves, and where there is a chain follows and settles its orders.
+"""Runs jobs: proves, and where there is a chain follows and settles its requests.
 
 Three workflows, each a stage that may be cut off anywhere and begun again::
 
@@ -8,7 +8,7 @@ Three workflows, each a stage that may be cut off anywhere and begun again::
 
 They share no memory: each stage enqueues the next in the transaction that ends it, and the job's
 row says what is left to do. A workflow of an earlier attempt finds that out and does nothing. An
-order whose input is not here has no workflow: the watcher begins one when the input comes.
+request whose input is not here has no workflow: the watcher begins one when the input comes.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ _STOP_WITHIN_S = 8
 _TIDY_EVERY_S = 3600.0
 _PREPARED_AT_ONCE = 4
 _SETTLED_AT_ONCE = 200
-"""Proven orders watched at once, each in a thread that mostly sleeps."""
+"""Proven requests watched at once, each in a thread that mostly sleeps."""
 _UNPROFITABLE_PAUSE_S = 600
-"""Between looks at an order that pays less than its gas costs; no thread is held meanwhile."""
+"""Between looks at a request that pays less than its gas costs; no thread is held meanwhile."""
 _SHORTAGES = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
 )
@@ -75,12 +75,12 @@ class Worker:
         threads: Proofs made at once.
         limits: Bounds of one proof; a version's own may be tighter.
         attempts: Prover errors after which a job fails for good.
-        chain: Where orders are followed and settled; None: only HTTP jobs are served.
+        chain: Where requests are followed and settled; None: only HTTP jobs are served.
         market: Address of the PredictionMarket on ``chain``.
         confirmations: Blocks to stay behind the head, on chains without a safe tag.
         poll_s: Seconds between looks at the chain.
         inputs_kept_s: How long an input handed in ahead of an on-chain order is kept, in seconds.
-        at_a_loss: Settle orders whose gas costs more than their price.
+        at_a_loss: Settle requests whose gas costs more than their price.
 
     """
 
@@ -199,7 +199,7 @@ class Worker:
     def _settle(self, job_id: str, attempt: int) -> None:
         chain = self._chain
         if chain is None:
-            raise Conflict("A worker without a chain took an order to settle.")
+            raise Conflict("A worker without a chain took a request to settle.")
         final = unprofitable = False
 
         def settle() -> None:
@@ -217,7 +217,7 @@ class Worker:
             except (ZkserveError, OSError):
                 raise
             except Exception as exc:
-                # Money waits behind the order: a fault of ours is no reason to give it up.
+                # Money waits behind the request: a fault of ours is no reason to give it up.
                 _log.exception("settle_broke", job=job_id)
                 raise Unavailable("Settling broke off.", remedy="See the log.") from exc
 
@@ -257,7 +257,7 @@ class Worker:
         )
         expired = follow.expire(self._node, chain, confirmations=self._confirmations)
         if resumed or found or expired:
-            _log.info("orders_seen", found=found, resumed=resumed, expired=expired)
+            _log.info("requests_seen", found=found, resumed=resumed, expired=expired)
 
     def _attempt(self, job_id: str, workflow: str, stage: Callable[[], None]) -> bool:
         """Run a stage; turn its error into the job's next state. True if it went through."""

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from zkserve import cli, log
 from zkserve.cli.console import report_error
+from zkserve.cli.user import _version_number
 from zkserve.client import Client
 from zkserve.errors import NotFound, Unauthorized, ZkserveError
 from zkserve.settings import Settings
@@ -432,6 +433,18 @@ def test_verifying_on_chain_ignores_no_option(
     ended = run("verify", receipt(tmp_path), "--rpc-url", "http://127.0.0.1:9", *more)
     assert ended.status == 1
     assert named in ended.err
+
+
+@pytest.mark.parametrize("given", ["", "x", "-1", "0x", str(1 << 256), "1.5"])
+def test_what_is_no_version_id_is_refused(run: Run, given: str):
+    ended = run("audit", given, "--rpc-url", "http://127.0.0.1:9", "--registry", "0x" + "1" * 40)
+    assert ended.status != 0
+    assert "version id" in ended.err or "No such option" in ended.err
+
+
+@pytest.mark.parametrize("given", ["0x" + "0a" * 32, str(int("0a" * 32, 16))])
+def test_version_ids_come_in_hex_and_in_decimal(given: str):
+    assert _version_number(given) == int("0a" * 32, 16)
 
 
 @pytest.mark.parametrize("option", ["--registry", "--version-id", "--market"])

@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from zkserve.cli.console import JsonFlag, answer, progress, read_settings
 from zkserve.client import Client
-from zkserve.encoding import bytes32, parse_json, to_hex
+from zkserve.encoding import parse_json, to_hex
 from zkserve.errors import InvalidInput, NotFound, ProofInvalid
 from zkserve.receipt import receipt_to_dict
 
@@ -214,7 +214,16 @@ def audit(
 
 
 def _version_number(version_id: str) -> int:
-    return int.from_bytes(bytes32(version_id.lower()), "big")
+    """Read a uint256 in hex or in decimal: tools print both."""
+    try:
+        number = int(version_id, 0)
+    except ValueError:
+        number = -1
+    if not 0 <= number < 1 << 256:
+        raise InvalidInput(
+            f"{version_id[:90]!r} is no version id: expected a number below 2**256, 0x… or decimal."
+        )
+    return number
 
 
 def _verify_folder(receipt: Any, folder: Path, circuit: str | None, opening: Path | None) -> Any:
