@@ -3,7 +3,7 @@
 Three workflows, each a stage that may be cut off anywhere and begun again::
 
     prove   on "proofs"   attempt → deliver                (HTTP jobs start here)
-    fulfil  on "chain"    find the input → enqueue prove   (on-chain orders start here)
+    fulfil  on "chain"    find the input → enqueue prove   (on-chain requests start here)
     settle  on "settle"   sign, send, watch until final
 
 They share no memory: each stage enqueues the next in the transaction that ends it, and the job's
