@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 OUTPUT = 0xFFFF
 MIN_K, MAX_K = 9, 24
-MAX_SIZE = 1 << 24
-"""No dimension is larger: the largest tile could not store it."""
 IDENTITY = bytes(range(256))
 
 
@@ -80,7 +78,7 @@ def _check_header(d: Description) -> None:
         ("helper tiles", h.helper_tiles),
     ):
         _between(f"The number of {what}", count, 1, 0xFFFF)
-    _between("The batch", h.batch, 1, MAX_SIZE)
+    _between("The batch", h.batch, 1, d.cells)
     _need(
         max(h.row_bits, h.table_bits) <= h.k,
         f"Rows and table fit one tile of 2^{h.k} cells; got 2^{h.row_bits} and 2^{h.table_bits}.",
@@ -104,7 +102,7 @@ def _check_tensors(d: Description) -> None:
     for number, tensor in enumerate(d.tensors):
         name = f"tensor {number}"
         for size in (tensor.channels, tensor.height, tensor.width):
-            _between(f"Each size of {name}", size, 1, MAX_SIZE)
+            _between(f"Each size of {name}", size, 1, d.cells)
         largest = d.top if number else (1 << 8 * d.header.input_bytes) - 1
         _between(f"The zero point of {name}", tensor.zero_point, 0, largest)
         _need(
@@ -150,7 +148,7 @@ def _covered(ranges: list[tuple[int, int]], channels: int) -> bool:
 
 def _check_equation(d: Description, name: str, equation: Equation) -> None:
     for size in (equation.channels, equation.height, equation.width):
-        _between(f"Each size of {name}", size, 1, MAX_SIZE)
+        _between(f"Each size of {name}", size, 1, d.cells)
     _need(equation.groups >= 1, f"The groups of {name} are at least 1; got 0.")
     _need(
         equation.channels % equation.groups == 0,
@@ -172,7 +170,7 @@ def _check_equation(d: Description, name: str, equation: Equation) -> None:
         source = d.tensors[scaled.source]
         _in_channels(source, f"a scaled term of {name}", scaled.first_channel, equation.channels)
         _between(f"The constant of a scaled term of {name}", scaled.constant, 0, 0xFFFF)
-        _check_views(f"a scaled term of {name}", scaled.views)
+        _check_views(d, f"a scaled term of {name}", scaled.views)
         _need(
             _seen(source, scaled.views) == (equation.height, equation.width),
             f"A scaled term has the height and width of {name}.",
@@ -218,12 +216,12 @@ def _check_pool(d: Description, name: str, equation: Equation) -> None:
     )
 
 
-def _check_views(name: str, views: Iterable[View]) -> None:
+def _check_views(d: Description, name: str, views: Iterable[View]) -> None:
     for view in views:
         for value in (view.kh, view.kw, view.sh, view.sw):
             _need(value >= 1, f"Windows and strides of a view of {name} are at least 1; got 0.")
         for size in (view.height, view.width):
-            _between(f"Each size of a view of {name}", size, 1, MAX_SIZE)
+            _between(f"Each size of a view of {name}", size, 1, d.cells)
 
 
 def _seen(source: Tensor, views: Sequence[View]) -> tuple[int, int]:
@@ -240,7 +238,7 @@ def _check_product(d: Description, name: str, equation: Equation, product: Produ
         product.channels % equation.groups == 0,
         f"The groups {equation.groups} divide the {product.channels} channels of {name}.",
     )
-    _check_views(name, product.views)
+    _check_views(d, name, product.views)
     kernel = (product.kh, product.kw, product.sh, product.sw, product.dh, product.dw)
     _need(min(kernel) >= 1, f"Kernel, strides and dilations of {name} are at least 1; got 0.")
     if product.kind == 0:
@@ -262,7 +260,7 @@ def _check_outputs(d: Description) -> None:
         _need(raw[-1] and sum(raw) == 1, "With raw outputs the last equation alone gives them.")
     else:
         _need(not any(raw), "With requantised outputs no equation gives the output itself.")
-    _need(d.outputs <= MAX_SIZE, f"A proof has at most {MAX_SIZE} outputs; got {d.outputs}.")
+    _need(d.outputs <= d.cells, f"A proof has at most {d.cells} outputs; got {d.outputs}.")
 
 
 def _check_layout(d: Description) -> None:
