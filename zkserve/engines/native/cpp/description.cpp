@@ -403,7 +403,10 @@ void derive(Description& D) {
 
 void check_masks(const Description& D, const std::vector<uint64_t>& masks, uint64_t cells,
                  std::vector<Block> blocks) {
-  for (uint64_t cell : masks) blocks.push_back(aligned_block(D, cell, 0, cells));
+  for (size_t i = 0; i < masks.size(); ++i) {
+    need(i == 0 || masks[i - 1] < masks[i], "mask cells are not in ascending order");
+    blocks.push_back(aligned_block(D, masks[i], 0, cells));
+  }
   check_disjoint(std::move(blocks));
 }
 

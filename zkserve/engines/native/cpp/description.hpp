@@ -15,9 +15,9 @@ namespace zkserve {
 using Digest = std::array<uint8_t, 32>;
 
 // A description, a proof or an input that the document forbids.
-class Refused : public std::runtime_error {
+class Refused : public std::invalid_argument {
  public:
-  using std::runtime_error::runtime_error;
+  using std::invalid_argument::invalid_argument;
 };
 
 // Number of bits of m - 1, for m >= 1.
