@@ -1,17 +1,23 @@
 # The service image, built by the same script as a checkout. docs/operations.md shows how to run it.
-FROM python:3.11-slim-bookworm
-
+FROM python:3.11-slim-bookworm AS base
 RUN apt-get update \
   && apt-get install -y --no-install-recommends ca-certificates \
-  && rm -rf /var/lib/apt/lists/* \
-  && useradd --create-home --uid 10001 zkserve
-
+  && rm -rf /var/lib/apt/lists/*
 WORKDIR /app
-COPY pyproject.toml constraints.txt setup.sh README.md ./
+
+# The compiler stays behind; an image without the compiled core could not make native proofs.
+FROM base AS build
+RUN apt-get update && apt-get install -y --no-install-recommends g++
+COPY pyproject.toml constraints.txt setup.sh README.md LICENSE ./
 COPY zkserve zkserve
 COPY contracts contracts
-RUN ./setup.sh --runtime
+RUN ./setup.sh --runtime \
+  && .venv/bin/python -c 'from zkserve.engines.native import core; core.load()' \
+  && rm -rf build/native
 
+FROM base
+RUN useradd --create-home --uid 10001 zkserve
+COPY --from=build /app /app
 RUN mkdir -p /data && chown zkserve:zkserve /data
 USER zkserve
 ENV PATH=/app/.venv/bin:$PATH ZKSERVE_DATA_DIR=/data ZKSERVE_HOST=0.0.0.0 \

@@ -19,14 +19,20 @@ say() { printf '\033[1m==> %s\033[0m\n' "$*" >&2; }
 fresh() { [ -f "build/.$1" ] && [ "$(cat "build/.$1")" = "$2" ]; }
 mkdir -p build
 
-want=$(cat pyproject.toml constraints.txt setup.sh <(echo "$extras") | sha256sum | cut -d' ' -f1)
+# The compiled core is part of the Python package: new sources or a new compiler mean a new build.
+compiler=$(command -v "${CXX:-c++}" g++ clang++ | head -1 || true)
+want=$(cat pyproject.toml constraints.txt setup.sh zkserve/engines/native/cpp/* \
+  <(echo "$extras $compiler") | sha256sum | cut -d' ' -f1)
 if [ ! -x .venv/bin/python ] || ! fresh python "$want"; then
   say "Installing Python packages into .venv"
   [ -x .venv/bin/python ] || "$python" -m venv .venv
   .venv/bin/python -m pip install --quiet --upgrade pip
   # torch first and by exact version: a range would pull gigabytes of GPU libraries.
   [ -n "$extras" ] && .venv/bin/python -m pip install --quiet "torch==2.13.0"
-  .venv/bin/python -m pip install --quiet --constraint constraints.txt --editable ".${extras:+[$extras]}"
+  .venv/bin/python -m pip install --quiet --constraint constraints.txt \
+    --build-constraint constraints.txt --editable ".${extras:+[$extras]}"
+  .venv/bin/python -c 'import zkserve.engines.native._core' 2>/dev/null ||
+    say "No C++17 compiler, so no compiled core: native proofs can be verified here, not made"
   echo "$want" > build/.python
 fi
 
