@@ -20,7 +20,7 @@ import psutil
 from sqlalchemy.orm import Session
 
 from zkserve.encoding import canonical_json, claim_digest, identified, to_hex
-from zkserve.engines.base import Bundle, FloatArray, Limits, Prediction, Proof
+from zkserve.engines.base import NO_CONTEXT, Bundle, FloatArray, Limits, Prediction, Proof
 from zkserve.engines.child import run_child
 from zkserve.errors import InputOutOfRange, InvalidInput, ProofInvalid
 from zkserve.node import Node
@@ -56,6 +56,7 @@ class FakeEngine:
         self.failures = failures or []
         self.log = log
         self.proved = 0
+        self.contexts: list[bytes] = []
 
     def predict(
         self, bundle: Bundle, inputs: FloatArray, *, salt: bytes | None = None
@@ -81,6 +82,7 @@ class FakeEngine:
         claim: Claim,
         opening: bytes,
         *,
+        context: bytes = NO_CONTEXT,
         limits: Limits = Limits(),  # noqa: B008 (frozen)
         progress=lambda _: None,
         cancelled=lambda: False,
@@ -88,7 +90,8 @@ class FakeEngine:
         """Sleep in a child, then hash."""
         if self.failures:
             raise self.failures.pop(0)
-        self.check_opening(bundle.manifest, claim, opening)
+        self.check_opening(bundle, claim, opening)
+        self.contexts.append(context)
         progress("proving")
         if self.prove_s:
             run_child(
@@ -118,9 +121,9 @@ class FakeEngine:
         if proof != proof_of(claim):
             raise ProofInvalid("the fake proof is wrong.")
 
-    def unpack_input(self, manifest: CircuitManifest, packed: bytes) -> FloatArray:
+    def unpack_input(self, bundle: Bundle, packed: bytes) -> FloatArray:
         """Read back 8-byte words."""
-        del manifest
+        del bundle
         if len(packed) != 8 * ELEMENTS:
             raise InvalidInput(f"expected {8 * ELEMENTS} bytes, got {len(packed)}.")
         words = [packed[i : i + 8] for i in range(0, len(packed), 8)]
@@ -128,11 +131,11 @@ class FakeEngine:
             [int.from_bytes(word, "big", signed=True) / 256 for word in words], np.float32
         )
 
-    def check_opening(self, manifest: CircuitManifest, claim: Claim, opening: bytes) -> list[float]:
+    def check_opening(self, bundle: Bundle, claim: Claim, opening: bytes) -> list[float]:
         """Recompute what the claim shows of the input."""
         content = json.loads(opening)
         packed = _pack(content["input"])
-        if manifest.input_mode is InputMode.COMMITTED:
+        if bundle.manifest.input_mode is InputMode.COMMITTED:
             packed = hashlib.sha256(bytes.fromhex(content["salt"]) + packed).digest()
         if packed != claim.input:
             raise ProofInvalid("the opening does not give this claim.")

@@ -25,7 +25,7 @@ class _Engine(fakes.FakeEngine):
 
     def prove(self, bundle: Any, claim: Any, opening: bytes, **options: Any) -> Proof:
         patience = self.prove_s
-        values = self.check_opening(bundle.manifest, claim, opening)
+        values = self.check_opening(bundle, claim, opening)
         if self.slow_input is not None and values[0] != self.slow_input:
             self.prove_s = 0.0
         try:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from zkserve.chain.adapter import Adapter, AdapterTerms
 from zkserve.chain.contracts import RegisteredVersion, Registry
-from zkserve.chain.evm import compile_verifier
 from zkserve.chain.rpc import Chain
+from zkserve.chain.verifiers import Subject, verifiers
 from zkserve.encoding import agreement_ppb, proof_system_id, to_hex
 from zkserve.engines import engine
 from zkserve.engines.base import Bundle
@@ -47,19 +46,17 @@ def audit(chain: Chain, registry: str, version_id: int, bundle: Bundle, solc: st
     """
     manifest = bundle.manifest
     version = Registry(chain, registry).get_version(version_id)
-    _check_registration(version, manifest)
     proof_system = engine(manifest.engine)
+    _check_registration(version, manifest, proof_system.verifying_key)
     proof_system.check_verifier(bundle)
-    adapter = Adapter(chain, version.verifier)
-    adapter.require_ours()
-    _require("adapter's terms", AdapterTerms.of(manifest), adapter.terms())
-    expected = compile_verifier(proof_system.export_verifier(bundle), solc).runtime
-    if chain.code(adapter.raw()) != expected:
-        raise BundleMismatch(
-            f"The raw verifier at {adapter.raw()} has other code than the pinned source gives.",
-            remedy="Do not rely on this version on chain.",
-        )
-    caveats = list(_CAVEATS)
+    subject = Subject(
+        manifest=manifest,
+        source=proof_system.export_verifier(bundle),
+        registry=registry,
+        version_id=version_id,
+    )
+    found = verifiers(manifest.engine).check(chain, version.verifier, subject, solc)
+    caveats = [*_CAVEATS, *proof_system.caveats(manifest)]
     if version.development_srs:
         caveats.append("Development SRS: whoever made it can forge proofs.")
     return Audit(
@@ -67,18 +64,17 @@ def audit(chain: Chain, registry: str, version_id: int, bundle: Bundle, solc: st
         circuit_id=manifest.circuit_id,
         established=(
             "The registry pins the circuit id, weights, key and output scale of the artifacts.",
-            "The verifier's source is what the engine makes of the pinned verifying key.",
-            f"The contract at {adapter.raw()} is that source, compiled.",
-            f"The contract at {adapter.address} is this product's adapter, set to this circuit.",
+            "The verifier's source is what the engine makes of the public artifacts.",
+            *found,
         ),
         caveats=tuple(caveats),
     )
 
 
-def _check_registration(version: RegisteredVersion, manifest: CircuitManifest) -> None:
+def _check_registration(version: RegisteredVersion, manifest: CircuitManifest, key: str) -> None:
     _require("circuit id", manifest.circuit_id, to_hex(version.circuit_id))
     _require("weights commitment", manifest.weights, to_hex(version.weights))
-    _require("verifying key", manifest.pins["verifying_key"], version.vk_hash.hex())
+    _require("verifying key", manifest.pins[key], version.vk_hash.hex())
     system = proof_system_id(manifest.engine, manifest.engine_version)
     _require("proof system", to_hex(system), to_hex(version.proof_system_id))
     unit = (manifest.output_scale.multiplier, manifest.output_scale.shift)

@@ -29,6 +29,7 @@ from zkserve.types import Agreement, CircuitManifest, Claim, TensorSpec
 
 CIRCUIT_TAG = b"zkserve/circuit/v1"
 CLAIM_TAG = keccak(text="zkserve/claim/v1")
+CONTEXT_TAG = keccak(text="zkserve/native/context/v1")
 FIELD_MODULUS = 21888242871839275222246405745257275088548364400416034343698204186575808495617
 """Order of the BN254 scalar field, in which circuits compute."""
 OUTPUT_BOUND = 1 << 127
@@ -135,6 +136,15 @@ def circuit_id(manifest: CircuitManifest) -> str:
 def proof_system_id(engine: str, engine_version: str) -> bytes:
     """Return what a registry calls a proof system: Keccak-256 of ``<engine>/<engine version>``."""
     return keccak(text=f"{engine}/{engine_version}")
+
+
+def context(chain_id: int, registry: str, version_id: int) -> bytes:
+    """Return the 32 bytes that name a registered version: what a proof for it can be bound to.
+
+    Keccak-256 over the tag and three words: chain id, registry (left-padded), version id.
+    """
+    words = (chain_id, int(registry, 16), version_id)
+    return keccak(CONTEXT_TAG + b"".join(word.to_bytes(32, "big") for word in words))
 
 
 def identified(manifest: CircuitManifest) -> CircuitManifest:

@@ -85,7 +85,7 @@ def _predict(
         prediction = engine.reopen(bundle, opening)
     else:
         packed = hex_bytes(request.input)
-        prediction = engine.predict(bundle, engine.unpack_input(manifest, packed))
+        prediction = engine.predict(bundle, engine.unpack_input(bundle, packed))
     if to_hex(prediction.claim.input) != request.input:
         raise ProofInvalid("The prediction does not show the input that was requested.")
     return prediction

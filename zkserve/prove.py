@@ -13,8 +13,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from zkserve import log, openings
-from zkserve.encoding import sha256_hex
-from zkserve.engines.base import Cancelled, FloatArray, Limits, Prediction, Proof
+from zkserve.encoding import context, sha256_hex
+from zkserve.engines.base import NO_CONTEXT, Cancelled, FloatArray, Limits, Prediction, Proof
 from zkserve.errors import (
     Conflict,
     EngineFailed,
@@ -195,6 +195,7 @@ def prove(node: Node, job_id: str, *, limits: Limits, cancelled: Cancelled) -> N
         node.bundle(manifest),
         claim,
         opening,
+        context=_context(version),
         limits=_tighter(limits, version),
         progress=watch.progress,
         cancelled=watch.cancelled,
@@ -393,6 +394,15 @@ def _stored(node: Node, job_id: str, proof: Proof) -> bool:
         _log.warning("proof_not_stored_yet", job=job_id, error=type(exc).__name__)
         return False
     return True
+
+
+def _context(version: VersionRow) -> bytes:
+    """Return what proofs of a version are bound to: where it is registered, or nowhere."""
+    if version.chain_id is None or version.chain_version_id is None:
+        return NO_CONTEXT
+    return context(
+        version.chain_id, str(version.registry_address), int(version.chain_version_id, 16)
+    )
 
 
 def _tighter(limits: Limits, version: VersionRow) -> Limits:

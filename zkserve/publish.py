@@ -18,7 +18,7 @@ from zkserve.encoding import (
     sha256_file,
     sha256_hex,
 )
-from zkserve.engines import engine
+from zkserve.engines import ENGINES, engine
 from zkserve.engines.agreement import measure_agreement
 from zkserve.engines.base import Bundle, CircuitPlan, Engine, Limits, Progress, Srs
 from zkserve.engines.srs import load_srs
@@ -38,7 +38,7 @@ from zkserve.types import CircuitManifest
 LOCK_NAME = "circuit.lock"
 RECIPE_NAME = "recipe.toml"
 _MIN_FREE_BYTES = 2 << 30
-_LOCKED = ("engine", "engine_version", "options", "input_mode", "weights_mode", "weights", "rows")
+_LOCKED = ("engine", "engine_version", "options", "input_mode", "weights_mode", "rows")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +52,16 @@ class SrsSource:
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """A version as it stands in the store; ``repeated`` where nothing had to be done."""
+    """A version as it stands in the store; ``repeated`` where nothing had to be done.
+
+    ``engine_why`` says why its engine proves it.
+    """
 
     model: str
     number: int
     manifest: CircuitManifest
     repeated: bool
+    engine_why: str
 
 
 def publish(
@@ -92,8 +96,9 @@ def publish(
         progress("exporting to ONNX")
         onnx = export_onnx(recipe, work / "model.onnx")
         data = samples(recipe)
+        recipe, why = _with_engine(recipe, onnx, progress)
         publication = _publication(recipe, onnx, data, srs_source)
-        known = _find_known(node, recipe, publication)
+        known = _find_known(node, recipe, publication, why)
         if known is not None:
             _check_shapes(recipe, known.manifest)
             _check_agreement(recipe, known.manifest)
@@ -106,11 +111,45 @@ def publish(
         _check_agreement(recipe, bundle.manifest)
         _check_lock(recipe, bundle.manifest, update=update_lock)
         progress("storing artifacts")
-        return _record(node, recipe, onnx, publication, bundle)
+        return _record(node, recipe, onnx, publication, bundle, why)
+
+
+def _with_engine(recipe: Recipe, onnx: Path, progress: Progress) -> tuple[Recipe, str]:
+    """Return the recipe with its engine and weights mode decided, and why it is that engine."""
+    why = "the recipe names it"
+    if recipe.engine is None:
+        progress("choosing the engine")
+        name, why = _choose_engine(onnx)
+        recipe = replace(recipe, engine=name)
+    weights_mode = recipe.weights_mode or _engine_of(recipe).weights_mode
+    return replace(recipe, weights_mode=weights_mode), why
+
+
+def _choose_engine(onnx: Path) -> tuple[str, str]:
+    objections: dict[str, str] = {}
+    for name in ENGINES:
+        unsupported = engine(name).unsupported(onnx)
+        if not unsupported:
+            if not objections:
+                return name, "it can prove all that the model needs"
+            passed = "; ".join(f"{other} cannot: {why}" for other, why in objections.items())
+            return name, passed.rstrip(".")
+        objections[name] = unsupported[0]
+    raise ModelRejected(
+        "No engine can prove this model: "
+        + " ".join(f"{name}: {why}" for name, why in objections.items()),
+        remedy="Export it with operators that one of them supports.",
+    )
+
+
+def _engine_of(recipe: Recipe) -> Engine:
+    if recipe.engine is None:
+        raise RecipeInvalid(f"The recipe {recipe.name} has no engine yet.")
+    return engine(recipe.engine)
 
 
 def _publication(recipe: Recipe, onnx: Path, data: Samples, srs_source: SrsSource) -> str:
-    proof_system = engine(recipe.engine)
+    proof_system = _engine_of(recipe)
     return sha256_hex(
         canonical_json(
             {
@@ -118,7 +157,7 @@ def _publication(recipe: Recipe, onnx: Path, data: Samples, srs_source: SrsSourc
                 "onnx": sha256_file(onnx),
                 "engine": [proof_system.name, proof_system.version],
                 "options": dict(recipe.options),
-                "modes": [recipe.input_mode.value, recipe.weights_mode.value],
+                "modes": [recipe.input_mode.value, recipe.weights_mode],
                 "calibration": sha256_hex(data.calibration.tobytes()),
                 "held_out": sha256_hex(data.held_out.tobytes()),
                 "srs": srs_source.sha256 or "development",
@@ -127,7 +166,7 @@ def _publication(recipe: Recipe, onnx: Path, data: Samples, srs_source: SrsSourc
     )
 
 
-def _find_known(node: Node, recipe: Recipe, publication: str) -> Published | None:
+def _find_known(node: Node, recipe: Recipe, publication: str, why: str) -> Published | None:
     with node.database.session() as session:
         row = versions.by_publication(session, publication)
         if row is None:
@@ -137,6 +176,7 @@ def _find_known(node: Node, recipe: Recipe, publication: str) -> Published | Non
             number=row.number,
             manifest=manifest_from_dict(row.manifest),
             repeated=True,
+            engine_why=why,
         )
 
 
@@ -149,10 +189,12 @@ def _build(
     out: Path,
     progress: Progress,
 ) -> Bundle:
-    proof_system = engine(recipe.engine)
+    proof_system = _engine_of(recipe)
     limits = Limits(time_s=recipe.time_s, memory_bytes=recipe.memory_bytes)
     plan = CircuitPlan(
-        input_mode=recipe.input_mode, weights_mode=recipe.weights_mode, options=recipe.options
+        input_mode=recipe.input_mode,
+        weights_mode=recipe.weights_mode or proof_system.weights_mode,
+        options=recipe.options,
     )
     out.mkdir()
     progress("compiling and calibrating the circuit")
@@ -160,7 +202,7 @@ def _build(
         onnx, plan, data.calibration, out, limits=limits, progress=progress
     )
     srs = _srs(node, proof_system, srs_source, log_size, progress)
-    progress(f"making keys for 2^{log_size} rows")
+    progress("making keys")
     return proof_system.setup(out, srs, limits=limits, progress=progress)
 
 
@@ -178,7 +220,7 @@ def _srs(
 
 
 def _with_agreement(recipe: Recipe, onnx: Path, data: Samples, bundle: Bundle) -> Bundle:
-    agreement = measure_agreement(engine(recipe.engine), bundle, onnx, data.held_out, data.labels)
+    agreement = measure_agreement(_engine_of(recipe), bundle, onnx, data.held_out, data.labels)
     return replace(bundle, manifest=replace(bundle.manifest, agreement=agreement))
 
 
@@ -220,7 +262,10 @@ def _check_lock(recipe: Recipe, manifest: CircuitManifest, *, update: bool) -> N
         return
     try:
         locked = parse_json(path.read_bytes())
-        differing = [name for name in _LOCKED if locked[name] != lock[name]]
+        names = [*_LOCKED]
+        if locked["engine"] == manifest.engine:
+            names += _engine_of(recipe).reproducible(manifest)
+        differing = [name for name in names if locked[name] != lock[name]]
     except (ValueError, KeyError, TypeError) as exc:
         raise RecipeInvalid(
             f"{path} is damaged.", remedy="Publish with --update-lock to write it anew."
@@ -233,21 +278,26 @@ def _check_lock(recipe: Recipe, manifest: CircuitManifest, *, update: bool) -> N
 
 
 def _lock(recipe: Recipe, manifest: CircuitManifest) -> dict[str, Any]:
-    """Return what a reader compares and a rebuild gives again; keys differ each time by nature."""
+    """Return what a reader compares and a rebuild gives again.
+
+    Keys differ each time by nature, and so do commitments with randomness in them, and circuit ids.
+    """
     return {
         "engine": manifest.engine,
         "engine_version": manifest.engine_version,
         "options": dict(recipe.options),
         "input_mode": manifest.input_mode.value,
         "weights_mode": manifest.weights_mode.value,
-        "weights": manifest.weights,
+        **_engine_of(recipe).reproducible(manifest),
         "rows": manifest.rows,
         "output_scale": asdict(manifest.output_scale),
         "agreement": asdict(manifest.agreement) if manifest.agreement else None,
     }
 
 
-def _record(node: Node, recipe: Recipe, onnx: Path, publication: str, bundle: Bundle) -> Published:
+def _record(
+    node: Node, recipe: Recipe, onnx: Path, publication: str, bundle: Bundle, why: str
+) -> Published:
     for name, path in bundle.files.items():
         stored = node.artifacts.put_file(path)
         if stored != bundle.manifest.pins[name]:
@@ -269,4 +319,5 @@ def _record(node: Node, recipe: Recipe, onnx: Path, publication: str, bundle: Bu
             number=row.number,
             manifest=bundle.manifest,
             repeated=False,
+            engine_why=why,
         )

@@ -22,11 +22,11 @@ The whole of ``recipe.toml``; what is commented out shows the default::
 
     [visibility]
     # input = "committed"                 # or "public"
-    # weights = "hashed"
+    # weights = "committed"               # or "hashed"; the default is the engine's
 
-    [engine]
-    name = "ezkl"
-    options = { scale = 16 }              # the engine's own; it refuses what it does not know
+    # [engine]                            # left out: native, or ezkl where the model needs it
+    # name = "native"
+    # options = {}                        # the engine's own; it refuses what it does not know
 
     [limits]                              # on each child process
     # time_s = 900
@@ -85,9 +85,11 @@ class Recipe:
     source: Path
     """The ONNX file, or the ``model.py`` that exports it."""
     samples_path: Path
-    engine: str
+    engine: str | None = None
+    """None: whichever can prove the model, see :func:`zkserve.publish.publish`."""
     input_mode: InputMode = InputMode.COMMITTED
-    weights_mode: WeightsMode = WeightsMode.HASHED
+    weights_mode: WeightsMode | None = None
+    """None: the engine's own."""
     options: Mapping[str, int | float | str | bool] = field(
         default_factory=lambda: MappingProxyType({})
     )
@@ -125,11 +127,11 @@ class _Output(_Input):
 class _Visibility(_Table):
     # TOML knows strings, not enums
     input: Annotated[InputMode, Field(strict=False)] = InputMode.COMMITTED
-    weights: Annotated[WeightsMode, Field(strict=False)] = WeightsMode.HASHED
+    weights: Annotated[WeightsMode | None, Field(strict=False)] = None
 
 
 class _Engine(_Table):
-    name: Name
+    name: Name | None = None
     options: dict[str, int | float | str | bool] = {}
 
 
@@ -146,15 +148,15 @@ class _File(_Table):
     inputs: Annotated[list[_Input], Field(min_length=1)]
     output: _Output
     visibility: _Visibility = _Visibility()
-    engine: _Engine
+    engine: _Engine = _Engine()
     limits: _Limits = _Limits()
 
 
 def load(path: Path, *, samples: Path | None = None) -> Recipe:
     """Read a recipe folder, or a bare ``.onnx`` file and its ``samples`` file.
 
-    A bare model takes its name from the file, and the defaults: ezkl, committed input, hashed
-    weights, a tolerance of 0.1.
+    A bare model takes its name from the file, and the defaults: whichever engine can prove it,
+    committed input, the engine's weights mode, a tolerance of 0.1.
 
     Raises:
         RecipeInvalid: a file is missing, a key unknown, or a value of the wrong kind.
@@ -170,6 +172,11 @@ def load(path: Path, *, samples: Path | None = None) -> Recipe:
         )
     file = _read_toml(path / "recipe.toml")
     _check_classes(file)
+    if file.engine.options and file.engine.name is None:
+        raise RecipeInvalid(
+            f"{path / 'recipe.toml'} has engine options but names no engine.",
+            remedy="Add name to [engine]: options are one engine's own.",
+        )
     samples_path = samples.resolve() if samples else _inside(path, file.samples)
     return Recipe(
         name=file.name,
@@ -281,7 +288,6 @@ def _bare(path: Path, samples: Path | None) -> Recipe:
         description=f"The model in {path.name}.",
         source=_existing(path),
         samples_path=_existing(samples.resolve()),
-        engine="ezkl",
     )
 
 

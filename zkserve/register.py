@@ -9,11 +9,9 @@ import secrets
 from dataclasses import dataclass
 
 from zkserve import outbox
-from zkserve.chain import deploy
-from zkserve.chain.adapter import AdapterTerms
 from zkserve.chain.contracts import Binding, Market, ModelCommitment, Registry
-from zkserve.chain.evm import compile_verifier
 from zkserve.chain.rpc import Chain
+from zkserve.chain.verifiers import Subject, verifiers
 from zkserve.encoding import agreement_ppb, bytes32, proof_system_id, to_hex
 from zkserve.engines import engine
 from zkserve.engines.base import Progress
@@ -74,10 +72,13 @@ def register(
     lineage = records.lineage_of(chain.signer, name)
     version_id = _registered(records, lineage, row.circuit_id)
     if version_id is None:
-        verifier = _deploy_verifier(node, place, row, progress)
+        latest = records.latest(lineage)
+        next_id = records.version_id(
+            lineage, records.get_version(latest).number + 1 if latest else 1
+        )
+        verifier = _deploy_verifier(node, place, row, next_id, progress)
         progress("registering the version")
         commitment, binding = _terms(row, verifier, uri)
-        latest = records.latest(lineage)
         data = (
             records.update_calldata(latest, commitment, binding)
             if latest
@@ -88,6 +89,12 @@ def register(
         version_id = _registered(records, lineage, row.circuit_id)
         if version_id is None:
             raise ChainError("The registration was mined, but the registry does not show it.")
+        if version_id != next_id:
+            raise ChainError(
+                f"The version was registered as {version_id:#x}; its verifier is for {next_id:#x}.",
+                remedy="Something else registered a version of this model meanwhile: deprecate "
+                "this one and publish it again.",
+            )
     _note(node, place, row, version_id)
     market = Market(chain, place.market)
     if price_wei is not None and market.price_of(version_id) != (price_wei, True):
@@ -141,19 +148,24 @@ def _registered(records: Registry, lineage: str, circuit_id: str) -> int | None:
     return None
 
 
-def _deploy_verifier(node: Node, place: Place, row: VersionRow, progress: Progress) -> str:
+def _deploy_verifier(
+    node: Node, place: Place, row: VersionRow, version_id: int, progress: Progress
+) -> str:
     manifest = manifest_from_dict(row.manifest)
-    progress("compiling the verifier contract")
-    source = engine(manifest.engine).export_verifier(node.bundle(manifest, public_only=True))
-    raw = compile_verifier(source, place.solc).creation
-    progress("deploying the verifier")
-    return deploy.deploy_verifier(
+    subject = Subject(
+        manifest=manifest,
+        source=engine(manifest.engine).export_verifier(node.bundle(manifest, public_only=True)),
+        registry=place.registry,
+        version_id=version_id,
+    )
+    progress("compiling and deploying the verifier")
+    return verifiers(manifest.engine).deploy(
         place.chain,
         lambda purpose, code: outbox.create(
             node.database, place.chain, purpose=purpose, code=code, depth=place.confirmations
         ),
-        raw,
-        AdapterTerms.of(manifest),
+        subject,
+        place.solc,
     )
 
 
@@ -162,7 +174,7 @@ def _terms(row: VersionRow, verifier: str, uri: str) -> tuple[ModelCommitment, B
     commitment = ModelCommitment(
         model_hash=bytes.fromhex(row.onnx_sha256),
         circuit_id=bytes32(manifest.circuit_id),
-        vk_hash=bytes.fromhex(manifest.pins["verifying_key"]),
+        vk_hash=bytes.fromhex(manifest.pins[engine(manifest.engine).verifying_key]),
         proof_system_id=proof_system_id(manifest.engine, manifest.engine_version),
         uri=uri,
     )

@@ -27,6 +27,9 @@ class WeightsMode(StrEnum):
     HASHED = "hashed"
     """Bound by a hash that the circuit recomputes and the claim carries; hidden by blinded columns.
     The hash is unsalted: who guesses every weight exactly can confirm the guess."""
+    COMMITTED = "committed"
+    """Bound by a commitment with fresh randomness, which the claim carries; hidden, also from who
+    guesses every weight, however many proofs are made under one commitment."""
 
 
 class JobState(StrEnum):
@@ -140,8 +143,8 @@ class Claim:
     """What a proof proves: the circuit, with these weights, maps this input to these outputs.
 
     ``input`` is the packed public input or the 32-byte commitment, as ``InputMode`` says; its
-    packing is the engine's. ``outputs`` are quantised signed integers, ``|y| < 2**127``, in
-    row-major order; the manifest's ``output_scale`` gives their unit.
+    packing is the engine's. ``outputs`` are quantised signed integers, ``|y| < 2**127`` (an engine
+    may bound them tighter), in row-major order; the manifest's ``output_scale`` gives their unit.
     """
 
     circuit_id: str

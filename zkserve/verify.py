@@ -14,6 +14,7 @@ from zkserve.chain.contracts import Market, Registry, RequestStatus
 from zkserve.chain.rpc import Chain
 from zkserve.encoding import (
     claim_digest,
+    context,
     pack_outputs,
     parse_json,
     proof_system_id,
@@ -21,7 +22,7 @@ from zkserve.encoding import (
     to_hex,
 )
 from zkserve.engines import engine
-from zkserve.engines.base import Bundle
+from zkserve.engines.base import NO_CONTEXT, Bundle
 from zkserve.errors import BundleMismatch, InvalidInput, NotFound, ProofInvalid
 from zkserve.receipt import manifest_from_dict, receipt_from_dict
 from zkserve.types import CircuitManifest, Claim, InputMode, Receipt, Scale, Settlement
@@ -106,14 +107,18 @@ def verify_offline(
     proof_system.verify(bundle, claim, receipt.proof)
     opened = None
     if opening is not None:
-        opened = tuple(proof_system.check_opening(manifest, claim, opening))
+        opened = tuple(proof_system.check_opening(bundle, claim, opening))
+    bound, unbound = _context_said(proof_system.context_of(receipt.proof), receipt.settlement)
     return Verification(
         claim_digest=claim_digest(claim),
         circuit_id=claim.circuit_id,
         values=tuple(receipt.output_scale.to_real(value) for value in claim.outputs),
-        established=_established(manifest, opened is not None),
-        caveats=_caveats(
-            manifest, expected=expected_circuit is not None, opened=opened is not None
+        established=(*_established(manifest, opened is not None), *bound),
+        caveats=(
+            *unbound,
+            *_caveats(manifest, expected=expected_circuit is not None, opened=opened is not None),
+            *proof_system.caveats(manifest),
+            *_OWNERS_WORD,
         ),
         opened_input=opened,
     )
@@ -196,8 +201,7 @@ def _check_settlement(claim: Claim, settlement: Settlement, market: Market) -> N
 
 
 _OWNERS_WORD = (
-    "That the circuit is the model it is said to be, and that the salt of a committed input does "
-    "not matter to it, is the owner's word.",
+    "That the circuit is the model it is said to be is the owner's word.",
     "The receipt's model name and version are labels: the circuit id is what counts.",
 )
 _SRS_CAVEAT = "Development SRS: whoever made it can forge proofs. Good for trying things out only."
@@ -249,7 +253,27 @@ def _caveats(manifest: CircuitManifest, *, expected: bool, opened: bool) -> tupl
         lines.append(
             "That the SRS is a ceremony's is the owner's word, until you compare the pin `srs`."
         )
-    return (*lines, *_OWNERS_WORD)
+    return tuple(lines)
+
+
+def _context_said(
+    bound: bytes | None, settlement: Settlement | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return what is established of the registration that a proof is for, and what is not."""
+    if bound is None:
+        return (), ()
+    if bound == NO_CONTEXT:
+        return (), ("The proof is bound to no registration: no contract accepts it.",)
+    if settlement is None:
+        return (), (f"Which registration the proof is bound to was not checked: {to_hex(bound)}.",)
+    named = context(settlement.chain_id, settlement.registry, settlement.version_id)
+    where = (
+        f"version {settlement.version_id:#x} of registry {settlement.registry} on chain "
+        f"{settlement.chain_id}"
+    )
+    if named != bound:
+        return (), ("The proof is bound to another registration than the receipt names.",)
+    return (f"The proof is bound to one registration: {where}.",), ()
 
 
 def _read_json(path: Path, what: str) -> dict[str, object]:

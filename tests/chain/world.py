@@ -75,7 +75,7 @@ class RecordedEngine:
     def reopen(self, bundle: Bundle, opening: bytes) -> Prediction:
         return Prediction(claim=self.claim(bundle.manifest, opening.decode()), opening=opening)
 
-    def unpack_input(self, manifest: CircuitManifest, packed: bytes) -> FloatArray:
+    def unpack_input(self, bundle: Bundle, packed: bytes) -> FloatArray:
         raise InvalidInput("this circuit takes no public inputs")
 
     def prove(

@@ -76,18 +76,18 @@ def test_the_manifest_says_what_was_made(proven: Proven):
 
 def test_the_input_is_shown_or_committed_to(ezkl_engine: EzklEngine, proven: Proven):
     manifest, claim = proven.bundle.manifest, proven.prediction.claim
-    opened = ezkl_engine.check_opening(manifest, claim, proven.prediction.opening)
+    opened = ezkl_engine.check_opening(proven.public, claim, proven.prediction.opening)
     np.testing.assert_allclose(opened, proven.sample, atol=2**-9)
     again = ezkl_engine.predict(proven.bundle, proven.sample).claim
     assert again.outputs == claim.outputs
     if manifest.input_mode is InputMode.PUBLIC:
         assert again == claim
-        np.testing.assert_array_equal(ezkl_engine.unpack_input(manifest, claim.input), opened)
+        np.testing.assert_array_equal(ezkl_engine.unpack_input(proven.bundle, claim.input), opened)
     else:
         assert again.input != claim.input, "the salt is fresh"
         assert claim.input.hex() not in proven.prediction.opening.decode()
         with pytest.raises(InvalidInput):
-            ezkl_engine.unpack_input(manifest, claim.input)
+            ezkl_engine.unpack_input(proven.bundle, claim.input)
 
 
 def test_the_salt_decides_the_commitment(ezkl_engine: EzklEngine, committed: Proven):
@@ -101,14 +101,14 @@ def test_the_salt_decides_the_commitment(ezkl_engine: EzklEngine, committed: Pro
 def test_predicting_from_an_unpacked_input_gives_the_same_claim(
     ezkl_engine: EzklEngine, public: Proven
 ):
-    manifest, claim = public.bundle.manifest, public.prediction.claim
-    values = ezkl_engine.unpack_input(manifest, claim.input)
+    claim = public.prediction.claim
+    values = ezkl_engine.unpack_input(public.bundle, claim.input)
     assert ezkl_engine.predict(public.bundle, values).claim == claim
     with pytest.raises(InvalidInput):
-        ezkl_engine.unpack_input(manifest, claim.input[:-1])
+        ezkl_engine.unpack_input(public.bundle, claim.input[:-1])
     fine = ((1 << 40) + 1).to_bytes(8, "big") * INPUTS
     with pytest.raises(InvalidInput, match="finer"):
-        ezkl_engine.unpack_input(manifest, fine)
+        ezkl_engine.unpack_input(public.bundle, fine)
 
 
 def mutations(claim: Claim, mode: InputMode) -> dict[str, Claim]:
@@ -240,13 +240,13 @@ def test_a_wrong_opening_proves_nothing(ezkl_engine: EzklEngine, proven: Proven)
         with pytest.raises(ProofInvalid):
             ezkl_engine.prove(proven.bundle, claim, bad, limits=LIMITS)
         with pytest.raises(ProofInvalid):
-            ezkl_engine.check_opening(proven.bundle.manifest, claim, bad)
+            ezkl_engine.check_opening(proven.public, claim, bad)
 
 
 def test_a_wrong_salt_opens_nothing(ezkl_engine: EzklEngine, committed: Proven):
     other = ezkl_engine.predict(committed.bundle, committed.sample).opening
     with pytest.raises(ProofInvalid):
-        ezkl_engine.check_opening(committed.bundle.manifest, committed.prediction.claim, other)
+        ezkl_engine.check_opening(committed.public, committed.prediction.claim, other)
     with pytest.raises(ProofInvalid, match="another input commitment"):
         ezkl_engine.prove(committed.bundle, committed.prediction.claim, other, limits=LIMITS)
 

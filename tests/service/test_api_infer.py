@@ -16,7 +16,7 @@ from tests.bodies import body, tensor
 from tests.fakes import FakeEngine, publish
 from zkserve import prove
 from zkserve.encoding import claim_digest, to_hex
-from zkserve.engines.base import Limits, Prediction
+from zkserve.engines.base import Bundle, Limits, Prediction
 from zkserve.node import Node
 from zkserve.receipt import claim_from_dict, manifest_from_dict
 from zkserve.store import inputs, versions
@@ -58,9 +58,8 @@ async def test_answers_with_the_integers_that_will_be_proved(
     assert parameters["proof_status"] == "not yet proven"
     assert parameters["development_srs"] is True
     assert (parameters["output_multiplier"], parameters["output_shift"]) == (1, 8)
-    engine.check_opening(
-        manifest_from_dict(version.manifest), claim, parameters["opening"].encode()
-    )
+    bundle = Bundle(manifest=manifest_from_dict(version.manifest), files={})
+    engine.check_opening(bundle, claim, parameters["opening"].encode())
     with node.database.snapshot() as session:
         job = session.get_one(JobRow, parameters["proof_id"])
     assert job.claim == json.loads(parameters["claim"])

@@ -89,15 +89,19 @@ def test_all_that_verify_exports_is_there():
 
 
 PROTOCOL = {
+    "unsupported": ["model", "limits"],
     "compile": ["model", "plan", "calibration", "out", "limits", "progress", "cancelled"],
     "development_srs": ["log_size", "out", "limits"],
     "setup": ["compiled", "srs", "limits", "progress", "cancelled"],
+    "reproducible": ["manifest"],
     "predict": ["bundle", "inputs", "salt"],
     "reopen": ["bundle", "opening"],
-    "prove": ["bundle", "claim", "opening", "limits", "progress", "cancelled"],
+    "prove": ["bundle", "claim", "opening", "context", "limits", "progress", "cancelled"],
     "verify": ["bundle", "claim", "proof", "limits"],
-    "unpack_input": ["manifest", "packed"],
-    "check_opening": ["manifest", "claim", "opening"],
+    "context_of": ["proof"],
+    "caveats": ["manifest"],
+    "unpack_input": ["bundle", "packed"],
+    "check_opening": ["bundle", "claim", "opening"],
     "check_verifier": ["bundle", "limits"],
     "export_verifier": ["bundle"],
 }
@@ -114,7 +118,8 @@ def test_the_engine_protocol_is_what_engines_were_written_for():
         if inspect.isfunction(value) and not name.startswith("_")
     }
     assert methods == PROTOCOL
-    assert base.Engine.__annotations__.keys() == {"name", "version"}
+    named = {"name", "version", "weights_mode", "verifying_key"}
+    assert base.Engine.__annotations__.keys() == named
 
 
 @pytest.mark.parametrize("name", ENGINES)

@@ -71,7 +71,6 @@ def test_a_folder_gives_every_field(folder: Path) -> None:
         samples_path=folder / "samples/samples.npz",
         engine="ezkl",
         input_mode=InputMode.COMMITTED,
-        weights_mode=WeightsMode.HASHED,
         options={"scale": 8, "bounded": True},
         inputs=(TensorSpec(name="x", shape=(1, 3)),),
         output=TensorSpec(name="y", shape=(1, 1)),
@@ -89,6 +88,16 @@ def test_visibility_and_limits_are_read(folder: Path) -> None:
     loaded = recipe.load(rewrite(folder, "[engine]", more))
     assert loaded.input_mode is InputMode.PUBLIC
     assert (loaded.time_s, loaded.memory_bytes) == (5, 64 << 20)
+
+
+def test_engine_and_weights_mode_are_left_open_or_named(folder: Path) -> None:
+    loaded = recipe.load(rewrite(folder, TOML[TOML.index("[engine]") :], ""))
+    assert (loaded.engine, loaded.weights_mode, loaded.options) == (None, None, {})
+    visibility = '[visibility]\nweights = "committed"\n[engine]'
+    loaded = recipe.load(rewrite(folder, "[engine]", visibility))
+    assert (loaded.engine, loaded.weights_mode) == ("ezkl", WeightsMode.COMMITTED)
+    with pytest.raises(RecipeInvalid, match="names no engine"):
+        recipe.load(rewrite(folder, 'name = "ezkl"\n', ""))
 
 
 @pytest.mark.parametrize(
@@ -154,7 +163,11 @@ def test_a_bare_model_takes_its_name_and_leaves_its_shapes_to_the_engine(folder:
     bare = (folder / "model.onnx").rename(folder / "My-Net.onnx")
     loaded = recipe.load(bare, samples=folder / "samples/samples.npz")
     assert (loaded.name, loaded.inputs, loaded.output) == ("my-net", (), None)
-    assert (loaded.input_mode, loaded.weights_mode) == (InputMode.COMMITTED, WeightsMode.HASHED)
+    assert (loaded.input_mode, loaded.engine, loaded.weights_mode) == (
+        InputMode.COMMITTED,
+        None,
+        None,
+    )
     assert recipe.export_onnx(loaded, folder / "unused.onnx") == bare
     assert recipe.samples(loaded).calibration.shape == (4, 3)
 

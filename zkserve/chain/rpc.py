@@ -167,6 +167,16 @@ class Chain:
         with self.wrapped():
             return bytes(self._web3.eth.get_code(checksum(address), block))
 
+    def would_create(self, creation: bytes) -> bytes:
+        """Return the code that creation bytes would leave on this chain now; nothing is sent.
+
+        Raises:
+            TransactionReverted: the constructor refuses.
+
+        """
+        with self.wrapped():
+            return bytes(self._web3.eth.call({"data": HexBytes(creation)}))
+
     def balance(self, address: str) -> int:
         """Return a balance in wei."""
         with self.wrapped():

@@ -7,8 +7,8 @@ from functools import cache
 from zkserve.engines.base import Engine
 from zkserve.errors import NotFound
 
-ENGINES = ("ezkl",)
-"""Names of the engines there are."""
+ENGINES = ("native", "ezkl")
+"""Names of the engines there are; the first that can prove a model is chosen for it."""
 
 
 @cache
@@ -22,6 +22,10 @@ def engine(name: str) -> Engine:
     if name not in ENGINES:
         raise NotFound(f"There is no engine {name!r}.", remedy=f"Use one of: {', '.join(ENGINES)}.")
     # Late, so that a child process loads only the modules of its own step.
+    if name == "native":
+        from zkserve.engines.native.engine import NativeEngine
+
+        return NativeEngine()
     from zkserve.engines.ezkl import EzklEngine
 
     return EzklEngine()

@@ -24,6 +24,9 @@ Cancelled = Callable[[], bool]
 
 FloatArray = NDArray[np.float32]
 
+NO_CONTEXT = bytes(32)
+"""What a proof is bound to where its version is registered on no chain."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -92,6 +95,19 @@ class Engine(Protocol):
 
     name: str
     version: str
+    weights_mode: WeightsMode
+    """What a plan asks for where its recipe says nothing."""
+    verifying_key: str
+    """The artifact that the verifier contract is made from; registries hold its digest."""
+
+    def unsupported(self, model: Path, *, limits: Limits = ...) -> tuple[str, ...]:
+        """Return why an untrusted ONNX file cannot be proved here, a sentence each.
+
+        Empty if it can.
+
+        It looks at the model's form only: :meth:`compile` may still refuse what it finds inside.
+        """
+        ...
 
     def compile(
         self,
@@ -131,6 +147,13 @@ class Engine(Protocol):
         """Make the keys in ``compiled`` (a folder that :meth:`compile` filled) and pin them all."""
         ...
 
+    def reproducible(self, manifest: CircuitManifest) -> Mapping[str, str]:
+        """Return what of a circuit the same model, options and samples give again, by name.
+
+        Keys are drawn anew at each setup, and commitments with randomness in them too.
+        """
+        ...
+
     def predict(
         self, bundle: Bundle, inputs: FloatArray, *, salt: bytes | None = None
     ) -> Prediction:
@@ -161,11 +184,15 @@ class Engine(Protocol):
         claim: Claim,
         opening: bytes,
         *,
+        context: bytes = ...,
         limits: Limits = ...,
         progress: Progress = ...,
         cancelled: Cancelled = ...,
     ) -> Proof:
         """Prove ``claim`` and verify the proof before it leaves.
+
+        ``context`` (32 bytes, see :func:`zkserve.encoding.context`) names the registered version
+        that the proof is for; an engine whose proofs are bound to none ignores it.
 
         Raises:
             ProofInvalid: the opening does not give this claim, or the proof came out wrong.
@@ -177,6 +204,8 @@ class Engine(Protocol):
     def verify(self, bundle: Bundle, claim: Claim, proof: bytes, *, limits: Limits = ...) -> None:
         """Return if ``proof`` proves ``claim`` under the public files of ``bundle``.
 
+        A proof of any context is accepted: :meth:`context_of` says which it is.
+
         Raises:
             ProofInvalid: it does not.
             BundleMismatch: the files are not the pinned ones.
@@ -184,10 +213,19 @@ class Engine(Protocol):
         """
         ...
 
-    def unpack_input(self, manifest: CircuitManifest, packed: bytes) -> FloatArray:
+    def context_of(self, proof: bytes) -> bytes | None:
+        """Return the context that a verified proof is bound to; None: its engine binds none."""
+        ...
+
+    def caveats(self, manifest: CircuitManifest) -> tuple[str, ...]:
+        """Return what a valid proof of this circuit does not show, a sentence each."""
+        ...
+
+    def unpack_input(self, bundle: Bundle, packed: bytes) -> FloatArray:
         """Return the real values, shape ``(elements,)``, behind a packed public input.
 
-        Predicting from them gives a claim with the same packed input.
+        ``bundle`` needs only public files. Predicting from the values gives a claim with the same
+        packed input.
 
         Raises:
             InvalidInput: ``packed`` is not a canonical input of this circuit.
@@ -195,21 +233,24 @@ class Engine(Protocol):
         """
         ...
 
-    def check_opening(self, manifest: CircuitManifest, claim: Claim, opening: bytes) -> list[float]:
+    def check_opening(self, bundle: Bundle, claim: Claim, opening: bytes) -> list[float]:
         """Return the dequantised input if ``opening`` is what ``claim.input`` shows or commits to.
+
+        ``bundle`` needs only public files.
 
         Raises:
             ProofInvalid: it is not.
+            BundleMismatch: the files are not the pinned ones.
 
         """
         ...
 
     def export_verifier(self, bundle: Bundle) -> str:
-        """Return self-contained Solidity source of the raw verifier, patched to be safe."""
+        """Return self-contained Solidity source of the circuit's verifier."""
         ...
 
     def check_verifier(self, bundle: Bundle, *, limits: Limits = ...) -> None:
-        """Make the raw verifier anew from the public files and compare it with the pinned one.
+        """Make the verifier's source anew from the public files and compare with the pinned one.
 
         Raises:
             BundleMismatch: the pinned source does not verify this circuit, or was altered.

@@ -20,6 +20,7 @@ from zkserve.encoding import (
     sha256_file,
 )
 from zkserve.engines.base import (
+    NO_CONTEXT,
     Bundle,
     Cancelled,
     CircuitPlan,
@@ -45,7 +46,13 @@ from zkserve.engines.ezkl.inputs import NO_SALT, Opening, SaltShape, pack, quant
 from zkserve.engines.ezkl.options import Options
 from zkserve.engines.ezkl.settings import Settings
 from zkserve.engines.srs import load_srs, mark_development
-from zkserve.errors import BundleMismatch, EngineFailed, InvalidInput, ProofInvalid
+from zkserve.errors import (
+    BundleMismatch,
+    EngineFailed,
+    InvalidInput,
+    ModelRejected,
+    ProofInvalid,
+)
 from zkserve.types import CircuitManifest, Claim, InputMode, Scale, TensorSpec, WeightsMode
 
 STEPS = "zkserve.engines.ezkl.steps:"
@@ -74,11 +81,21 @@ class EzklEngine:
     """Halo2 circuits of ONNX models by ezkl; thread-safe."""
 
     name = "ezkl"
+    weights_mode = WeightsMode.HASHED
+    verifying_key = "verifying_key"
 
     def __init__(self) -> None:
         self.version = importlib.metadata.version("ezkl")
         self._warm: Child | None = None
         self._warm_lock = threading.Lock()
+
+    def unsupported(self, model: Path, *, limits: Limits = _DEFAULT_LIMITS) -> tuple[str, ...]:
+        """Return what the checks before compiling say; see :meth:`Engine.unsupported`."""
+        try:
+            run_child(STEPS + "check_model", limits=limits, model=str(model.resolve()))
+        except ModelRejected as exc:
+            return (exc.message,)
+        return ()
 
     def compile(
         self,
@@ -229,6 +246,10 @@ class EzklEngine:
         )
         return Bundle(manifest=identified(manifest), files=files)
 
+    def reproducible(self, manifest: CircuitManifest) -> Mapping[str, str]:
+        """Return the hash of the weights; see :meth:`Engine.reproducible`."""
+        return {"weights": manifest.weights}
+
     def predict(
         self, bundle: Bundle, inputs: FloatArray, *, salt: bytes | None = None
     ) -> Prediction:
@@ -270,11 +291,13 @@ class EzklEngine:
         claim: Claim,
         opening: bytes,
         *,
+        context: bytes = NO_CONTEXT,
         limits: Limits = _DEFAULT_LIMITS,
         progress: Progress = no_progress,
         cancelled: Cancelled = never_cancelled,
     ) -> Proof:
-        """Prove a claim in a child of its own; see :meth:`Engine.prove`."""
+        """Prove a claim in a child of its own, bound to no context; see :meth:`Engine.prove`."""
+        del context
         files = self._pinned(bundle, *(FILES.keys() - {"model", "verifier_source"}), "srs")
         instances = to_instances(bundle.manifest, claim)
         opened = decode_opening(bundle.manifest, opening)
@@ -319,8 +342,20 @@ class EzklEngine:
             proof=proof.hex(),
         )
 
-    def unpack_input(self, manifest: CircuitManifest, packed: bytes) -> FloatArray:
+    def context_of(self, proof: bytes) -> bytes | None:
+        """Return None: proofs of ezkl are bound to no context."""
+        del proof
+        return None
+
+    def caveats(self, manifest: CircuitManifest) -> tuple[str, ...]:
+        """Return what a proof of ezkl does not show; see :meth:`Engine.caveats`."""
+        if manifest.input_mode is InputMode.PUBLIC:
+            return ()
+        return ("That the salt of a committed input does not matter is the owner's word.",)
+
+    def unpack_input(self, bundle: Bundle, packed: bytes) -> FloatArray:
         """Return the real values of a packed public input; see :meth:`Engine.unpack_input`."""
+        manifest = bundle.manifest
         if manifest.input_mode is not InputMode.PUBLIC:
             raise InvalidInput("This circuit's inputs are committed, not public.")
         integers = unpack(packed, size=input_size(manifest))
@@ -331,8 +366,9 @@ class EzklEngine:
             raise InvalidInput("An element of the packed input is finer than a float32.")
         return values
 
-    def check_opening(self, manifest: CircuitManifest, claim: Claim, opening: bytes) -> list[float]:
+    def check_opening(self, bundle: Bundle, claim: Claim, opening: bytes) -> list[float]:
         """Return the input that ``claim`` shows or commits to; see :meth:`Engine.check_opening`."""
+        manifest = bundle.manifest
         opened = decode_opening(manifest, opening)
         if manifest.input_mode is InputMode.PUBLIC:
             expected = pack(opened.values)

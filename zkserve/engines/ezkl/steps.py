@@ -97,6 +97,16 @@ def compile_model(
     }
 
 
+def check_model(*, model: str) -> None:
+    """Return if a model is one that :func:`compile_model` takes on.
+
+    Raises:
+        ModelRejected: it is not.
+
+    """
+    onnx_model.load(Path(model))
+
+
 def make_srs(*, log_size: int, out: str) -> None:
     """Sample an SRS with a local secret."""
     with _ezkl(EngineFailed, "ezkl cannot make an SRS"):

@@ -1,0 +1,51 @@
+"""What runs in the children that check what others made: by the compiled core, or without it.
+
+Bytes cross the seam as hex.
+"""
+
+from __future__ import annotations
+
+from zkserve.engines.native import core, steps, verifier
+from zkserve.engines.native.groups import group
+from zkserve.engines.native.input_key import InputKey
+
+
+def verify(
+    *,
+    description: str,
+    srs_digest: str,
+    g2_s: str,
+    hidden: bool,
+    weights: str,
+    claimed_input: str,
+    outputs: list[int],
+    proof: str,
+) -> bool:
+    """Return whether a proof proves a claim, whatever context it is for."""
+    check = core.load().verify if core.available() else verifier.verify
+    return bool(
+        check(
+            bytes.fromhex(description),
+            bytes.fromhex(srs_digest),
+            bytes.fromhex(g2_s),
+            None,
+            int(hidden),
+            bytes.fromhex(weights),
+            bytes.fromhex(claimed_input),
+            outputs,
+            bytes.fromhex(proof),
+        )
+    )
+
+
+def input_commitment(*, input_key: str, g2_s: str, k: int, cells: list[int], blind: str) -> str:
+    """Return the commitment of an opening after checking the input key.
+
+    Raises:
+        BundleMismatch: the key is not that of the SRS.
+
+    """
+    key = InputKey.decode(bytes.fromhex(input_key), size=len(cells))
+    computed_with = group(steps.threads())
+    key.check(k, bytes.fromhex(g2_s), computed_with)
+    return key.commit(cells, int(blind, 16), computed_with).hex()

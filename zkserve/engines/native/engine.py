@@ -1,0 +1,404 @@
+"""The native engine: folders, pins, claims and limits; the work is done in children."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+
+from zkserve.encoding import bytes32, canonical_json, identified, sha256_file
+from zkserve.engines.base import (
+    NO_CONTEXT,
+    Bundle,
+    Cancelled,
+    CircuitPlan,
+    FloatArray,
+    Limits,
+    Prediction,
+    Progress,
+    Proof,
+    Srs,
+)
+from zkserve.engines.child import never_cancelled, no_progress, run_child
+from zkserve.engines.native import core
+from zkserve.engines.native.circuit import NAME, VERSION, Circuit
+from zkserve.engines.native.claims import (
+    CONTEXT_BYTES,
+    check_claim,
+    check_length,
+    claim_of,
+    decode_multipliers,
+    input_digest,
+    weights_digest,
+)
+from zkserve.engines.native.description import decode
+from zkserve.engines.native.inputs import Opening, blind_of, pack, tile_cells, unpack
+from zkserve.engines.native.interface import Interface
+from zkserve.engines.native.options import Options
+from zkserve.engines.native.verifier_srs import VerifierSrs
+from zkserve.engines.srs import load_srs, mark_development
+from zkserve.engines.warm import WarmChildren
+from zkserve.errors import BundleMismatch, InvalidInput, ProofInvalid, RecipeInvalid
+from zkserve.types import CircuitManifest, Claim, InputMode, WeightsMode
+
+STEPS = "zkserve.engines.native.steps:"
+CHECKING = "zkserve.engines.native.checking:"
+BUILDING = "zkserve.engines.native.building:"
+HEAVY_NICENESS = 5
+CALIBRATION_SAMPLES = 2000
+FILES = {
+    "description": "description.bin",
+    "interface": "interface.json",
+    "multipliers": "multipliers.bin",
+    "commitment": "commitment.bin",
+    "verifier_srs": "verifier.srs",
+    "verifier_source": "Verifier.sol",
+    "input_key": "input.key",
+    "weights": "weights.npz",
+    "blinds": "blinds.bin",
+    "model": "model.onnx",
+}
+"""Artifact names and their files in a compiled folder; ``srs`` lies where the caller keeps it."""
+SECRET = frozenset({"weights", "blinds", "model"})
+"""The quantised weights, what hides their commitment, and the ONNX file."""
+PLAN = "plan.json"
+SAMPLES = "calibration.npy"
+PREDICT_LIMITS = Limits(time_s=60.0, memory_bytes=8 << 30)
+VERIFY_LIMITS = Limits(time_s=300.0, memory_bytes=4 << 30)
+_DEFAULT_LIMITS = Limits()
+_IDLE_CHILDREN = 2
+
+
+class NativeEngine:
+    """Quantised networks proved by the protocol of ``docs/native-protocol.md``; thread-safe."""
+
+    name = NAME
+    version = VERSION
+    weights_mode = WeightsMode.COMMITTED
+    verifying_key = "description"
+
+    def __init__(self) -> None:
+        self._provers = WarmChildren(idle=_IDLE_CHILDREN, niceness=HEAVY_NICENESS)
+        self._others = WarmChildren(idle=_IDLE_CHILDREN)
+
+    def unsupported(self, model: Path, *, limits: Limits = _DEFAULT_LIMITS) -> tuple[str, ...]:
+        """Return what keeps a model from this engine; see :meth:`Engine.unsupported`."""
+        if not core.available():
+            return ("The native engine's compiled core is not installed here.",)
+        answer = run_child(BUILDING + "unsupported", limits=limits, model=str(model.resolve()))
+        return tuple(answer.value)
+
+    def compile(
+        self,
+        model: Path,
+        plan: CircuitPlan,
+        calibration: FloatArray,
+        out: Path,
+        *,
+        limits: Limits = _DEFAULT_LIMITS,
+        progress: Progress = no_progress,
+        cancelled: Cancelled = never_cancelled,
+    ) -> int:
+        """Compile an untrusted ONNX file into ``out``; see :meth:`Engine.compile`."""
+        options = _options(plan)
+        if calibration.ndim != 2 or not len(calibration) or not np.isfinite(calibration).all():
+            raise InvalidInput(
+                f"Calibration samples have shape {calibration.shape}; expected finite numbers of "
+                "shape (samples, elements), at least one sample."
+            )
+        chosen = np.linspace(0, len(calibration) - 1, CALIBRATION_SAMPLES).astype(int)
+        samples = calibration[np.unique(chosen)].astype(np.float32)
+        out.mkdir(mode=0o700, parents=True, exist_ok=True)
+        shutil.copyfile(model, out / FILES["model"])
+        np.save(out / SAMPLES, samples)
+        k: int = run_child(
+            BUILDING + "compile_model",
+            limits=limits,
+            niceness=HEAVY_NICENESS,
+            progress=progress,
+            cancelled=cancelled,
+            model=str((out / FILES["model"]).resolve()),
+            calibration=str((out / SAMPLES).resolve()),
+            out=str(out.resolve()),
+            options=asdict(options),
+        ).value
+        (out / SAMPLES).unlink()
+        # Setup proves calibration samples to try everything out.
+        probe = samples[np.resize(np.arange(len(samples)), options.batch)]
+        plan_made = {"input_mode": plan.input_mode.value, "probe": probe.ravel().tolist()}
+        (out / PLAN).write_bytes(canonical_json(plan_made))
+        return k
+
+    def development_srs(self, log_size: int, out: Path, *, limits: Limits = _DEFAULT_LIMITS) -> Srs:
+        """Make and mark a development SRS, the file ``out``; see the protocol."""
+        out.parent.mkdir(parents=True, exist_ok=True)
+        made = out.with_name(out.name + ".part")
+        run_child(BUILDING + "make_srs", limits=limits, k=log_size, out=str(made.resolve()))
+        mark_development(out)
+        made.replace(out)
+        return load_srs(out, sha256=None, production=False)
+
+    def setup(
+        self,
+        compiled: Path,
+        srs: Srs,
+        *,
+        limits: Limits = _DEFAULT_LIMITS,
+        progress: Progress = no_progress,
+        cancelled: Cancelled = never_cancelled,
+    ) -> Bundle:
+        """Commit to the weights, prove one sample, and pin it all; see :meth:`Engine.setup`."""
+        if sha256_file(srs.path) != srs.sha256:
+            raise BundleMismatch(f"The SRS file {srs.path.name} has not the digest it came with.")
+        plan = json.loads((compiled / PLAN).read_bytes())
+        input_mode = InputMode(plan["input_mode"])
+        hidden = input_mode is InputMode.COMMITTED
+        made = run_child(
+            BUILDING + "set_up",
+            limits=limits,
+            niceness=HEAVY_NICENESS,
+            progress=progress,
+            cancelled=cancelled,
+            folder=str(compiled.resolve()),
+            srs=str(srs.path.resolve()),
+            hidden=hidden,
+        )
+        files = {name: compiled / file for name, file in FILES.items()} | {"srs": srs.path}
+        if not hidden:
+            del files["input_key"]
+        for name in SECRET:
+            files[name].chmod(0o600)
+        data = files["description"].read_bytes()
+        description = decode(data)
+        interface = Interface.from_json(files["interface"].read_text())
+        multipliers = decode_multipliers(files["multipliers"].read_bytes())
+        verifier_srs = VerifierSrs.decode(files["verifier_srs"].read_bytes())
+        manifest = identified(
+            CircuitManifest(
+                circuit_id="",  # computed from the rest
+                engine=self.name,
+                engine_version=self.version,
+                input_mode=input_mode,
+                weights_mode=WeightsMode.COMMITTED,
+                weights=weights_digest(files["commitment"].read_bytes(), multipliers),
+                inputs=interface.inputs,
+                output=interface.output,
+                output_scale=interface.output_scale,
+                pins={name: sha256_file(path) for name, path in sorted(files.items())},
+                public=frozenset(files) - SECRET - {"srs"},
+                development_srs=srs.development or verifier_srs.development,
+                rows=interface.rows,
+                parameters={
+                    "proof_bytes": description.proof_bytes(hidden=hidden),
+                    "range_proof": 0,
+                },
+            )
+        )
+        bundle = Bundle(manifest=manifest, files=files)
+        progress("trying it out")
+        prediction = self.predict(bundle, np.array(plan["probe"], np.float32))
+        trial = self.prove(
+            bundle,
+            prediction.claim,
+            prediction.opening,
+            limits=limits,
+            progress=progress,
+            cancelled=cancelled,
+        )
+        header = description.header
+        facts: dict[str, int | float | str] = {
+            "k": header.k,
+            "weight_tiles": header.weight_tiles,
+            "row_tiles": header.row_tiles,
+            "helper_tiles": header.helper_tiles,
+            "description_bytes": len(data),
+            "weights_bytes": files["weights"].stat().st_size,
+            "setup_s": round(made.wall_s, 3),
+            "setup_peak_rss_bytes": made.peak_rss_bytes,
+            "trial_prove_s": round(trial.prove_s, 3),
+            "trial_peak_rss_bytes": trial.peak_rss_bytes,
+        }
+        return replace(bundle, manifest=replace(manifest, facts=facts))
+
+    def reproducible(self, manifest: CircuitManifest) -> Mapping[str, str]:
+        """Return the description, its units and the multipliers; see the protocol.
+
+        The commitment to the weights is blinded anew at each setup, and with it the circuit id.
+        """
+        return {name: manifest.pins[name] for name in ("description", "interface", "multipliers")}
+
+    def predict(
+        self, bundle: Bundle, inputs: FloatArray, *, salt: bytes | None = None
+    ) -> Prediction:
+        """Run the circuit on one input in a warm child; see :meth:`Engine.predict`."""
+        circuit = Circuit.of(bundle)
+        blind = None
+        if circuit.hidden:
+            blind = blind_of(salt if salt is not None else secrets.token_bytes(32))
+        return self._predict(circuit, Opening(cells=circuit.quantise(inputs), blind=blind))
+
+    def reopen(self, bundle: Bundle, opening: bytes) -> Prediction:
+        """Run the circuit on what an opening holds; see :meth:`Engine.reopen`."""
+        circuit = Circuit.of(bundle)
+        return self._predict(circuit, circuit.decode_opening(opening))
+
+    def _predict(self, circuit: Circuit, opening: Opening) -> Prediction:
+        found = self._others.call(
+            "predict",
+            STEPS + "predict",
+            limits=PREDICT_LIMITS,
+            circuit=circuit.proving_files(),
+            cells=opening.cells,
+            blind=opening.blind_hex,
+        ).value
+        commitment = bytes.fromhex(found["commitment"])
+        manifest, description = circuit.manifest, circuit.description
+        claim = claim_of(manifest, description, opening, found["outputs"], commitment)
+        return Prediction(claim=claim, opening=opening.encode())
+
+    def prove(
+        self,
+        bundle: Bundle,
+        claim: Claim,
+        opening: bytes,
+        *,
+        context: bytes = NO_CONTEXT,
+        limits: Limits = _DEFAULT_LIMITS,
+        progress: Progress = no_progress,
+        cancelled: Cancelled = never_cancelled,
+    ) -> Proof:
+        """Prove a claim for one context in a child of this circuit; see :meth:`Engine.prove`."""
+        circuit = Circuit.of(bundle)
+        check_claim(circuit.manifest, circuit.description, claim)
+        opened = circuit.decode_opening(opening)
+        if opened.blind is None and pack(circuit.description, opened.cells) != claim.input:
+            raise ProofInvalid("The opening is not that of the claim's input.")
+        answer = self._provers.call(
+            circuit.manifest.circuit_id,
+            STEPS + "prove",
+            limits=limits,
+            progress=progress,
+            cancelled=cancelled,
+            circuit=circuit.proving_files(),
+            cells=opened.cells,
+            blind=opened.blind_hex,
+            context=context.hex(),
+            claimed_input=claim.input.hex(),
+            claimed_outputs=claim.outputs,
+        )
+        data = bytes.fromhex(answer.value)
+        check_length(circuit.manifest, circuit.description, data)
+        return Proof(
+            data=data,
+            prove_s=answer.wall_s,
+            prove_cpu_s=answer.cpu_s,
+            peak_rss_bytes=answer.peak_rss_bytes,
+        )
+
+    def verify(
+        self, bundle: Bundle, claim: Claim, proof: bytes, *, limits: Limits = VERIFY_LIMITS
+    ) -> None:
+        """Return if ``proof`` proves ``claim``; see :meth:`Engine.verify`."""
+        circuit = Circuit.of(bundle)
+        check_claim(circuit.manifest, circuit.description, claim)
+        check_length(circuit.manifest, circuit.description, proof)
+        srs = circuit.verifier_srs
+        valid = self._others.call(
+            "check",
+            CHECKING + "verify",
+            limits=limits,
+            description=circuit.read("description").hex(),
+            srs_digest=srs.digest.hex(),
+            g2_s=srs.g2_s.hex(),
+            hidden=circuit.hidden,
+            weights=bytes32(claim.weights).hex(),
+            claimed_input=claim.input.hex(),
+            outputs=claim.outputs,
+            proof=proof.hex(),
+        ).value
+        if valid is not True:
+            raise ProofInvalid("The proof does not prove the claim.")
+
+    def context_of(self, proof: bytes) -> bytes | None:
+        """Return the context in front of a proof; see :meth:`Engine.context_of`."""
+        return proof[:CONTEXT_BYTES]
+
+    def caveats(self, manifest: CircuitManifest) -> tuple[str, ...]:
+        """Return what a native proof does not show; see :meth:`Engine.caveats`."""
+        found = ["The native proof system is new, and nobody outside the project has audited it."]
+        if not manifest.parameters.get("range_proof"):
+            found.append(
+                "That the committed weights are integers in their ranges is not proven: the claim "
+                "is of one fixed function, not yet of a quantised network."
+            )
+        return tuple(found)
+
+    def unpack_input(self, bundle: Bundle, packed: bytes) -> FloatArray:
+        """Return the real values of a packed public input; see :meth:`Engine.unpack_input`."""
+        circuit = Circuit.of(bundle)
+        if circuit.hidden:
+            raise InvalidInput("This circuit's inputs are committed, not public.")
+        return circuit.to_real(unpack(circuit.description, packed))
+
+    def check_opening(self, bundle: Bundle, claim: Claim, opening: bytes) -> list[float]:
+        """Return the input that ``claim`` shows or commits to; see :meth:`Engine.check_opening`."""
+        circuit = Circuit.of(bundle)
+        opened = circuit.decode_opening(opening)
+        if opened.blind is None:
+            expected = pack(circuit.description, opened.cells)
+        else:
+            commitment: str = self._others.call(
+                "check",
+                CHECKING + "input_commitment",
+                limits=VERIFY_LIMITS,
+                input_key=circuit.read("input_key").hex(),
+                g2_s=circuit.verifier_srs.g2_s.hex(),
+                k=circuit.description.header.k,
+                cells=tile_cells(circuit.description, opened.cells),
+                blind=opened.blind_hex,
+            ).value
+            expected = input_digest(bytes.fromhex(commitment))
+        if expected != claim.input:
+            raise ProofInvalid("The opening is not that of the claim's input.")
+        return [float(value) for value in circuit.to_real(opened.cells)]
+
+    def export_verifier(self, bundle: Bundle) -> str:
+        """Return the pinned Solidity source; see :meth:`Engine.export_verifier`."""
+        return Circuit.of(bundle).read("verifier_source").decode()
+
+    def check_verifier(self, bundle: Bundle, *, limits: Limits = _DEFAULT_LIMITS) -> None:
+        """Make the source again from description and SRS; see :meth:`Engine.check_verifier`."""
+        circuit = Circuit.of(bundle)
+        source: str = run_child(
+            BUILDING + "verifier_source",
+            limits=limits,
+            description=circuit.read("description").hex(),
+            verifier_srs=circuit.read("verifier_srs").hex(),
+            hidden=circuit.hidden,
+        ).value
+        if source != circuit.read("verifier_source").decode():
+            raise BundleMismatch(
+                "The pinned verifier source is not what the circuit's description gives.",
+                remedy="Do not trust this circuit: its contract verifies something else.",
+            )
+
+    def close(self) -> None:
+        """Stop the warm children; the next call starts others."""
+        self._provers.close()
+        self._others.close()
+
+
+def _options(plan: CircuitPlan) -> Options:
+    if plan.weights_mode is not WeightsMode.COMMITTED:
+        raise RecipeInvalid(
+            f"Weights mode {str(plan.weights_mode)!r} is not one of the native engine.",
+            remedy='Use weights mode "committed", or the ezkl engine.',
+        )
+    if plan.input_mode not in set(InputMode):
+        raise RecipeInvalid(f"Input mode {plan.input_mode!r} is unknown.")
+    return Options.read(plan.options)
