@@ -80,7 +80,7 @@ struct Statement {
 
 class Transcript {
  public:
-  Transcript() : state_(hash_text("zkserve/native/transcript/v1")) {}
+  explicit Transcript(const char* label = "zkserve/native/transcript/v1") : state_(hash_text(label)) {}
 
   void absorb(const uint8_t* data, size_t size) { buffer_.insert(buffer_.end(), data, data + size); }
   void absorb(const Digest& d) { absorb(d.data(), d.size()); }
