@@ -2,11 +2,13 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <optional>
 
 #include "bytes.hpp"
+#include "certificate.hpp"
 #include "verifier.hpp"
 
 namespace nb = nanobind;
@@ -69,4 +71,28 @@ void bind_verifier(nb::module_& module) {
       },
       nb::arg("description"),
       "Raise ValueError for a description that the protocol forbids; the rank certificate is not checked here.");
+  module.def(
+      "certify",
+      [](const nb::bytes& description, unsigned threads) {
+        Digest out;
+        {
+          nb::gil_scoped_release release;
+          Threads pool(threads);
+          out = certify(parse_description(data(description), description.size()), pool);
+        }
+        return to_bytes(out.data(), out.size());
+      },
+      nb::arg("description"), nb::arg("threads") = 1,
+      "The certificate digest of a description, whatever it carries; ValueError if its masks do not hide a proof.");
+  module.def(
+      "check_certificate",
+      [](const nb::bytes& description, const std::optional<std::vector<uint32_t>>& multipliers, unsigned threads) {
+        nb::gil_scoped_release release;
+        Threads pool(threads);
+        const Description D = parse_description(data(description), description.size());
+        check_certificate(D, multipliers ? &*multipliers : nullptr, pool);
+      },
+      nb::arg("description"), nb::arg("multipliers").none() = nb::none(), nb::arg("threads") = 1,
+      "ValueError unless a description's masks hide a proof, also with a version's own multipliers if given, and it\n"
+      "carries the digest of that.");
 }

@@ -654,18 +654,6 @@ Vector expand(const Factor& f) {
   return out;
 }
 
-void accumulate(const Term& term, uint64_t N, Fr* tile) {
-  Vector product = {term.coefficient};
-  for (size_t i = 0; i + 1 < term.factors.size(); ++i) product = outer(product, expand(term.factors[i]));
-  const Vector inner = expand(term.factors.back());
-  Fr* at = tile + (term.offset & (N - 1));
-  for (const Fr& x : product) {
-    if (!x.is_zero())
-      for (size_t i = 0; i < inner.size(); ++i) at[i] += x * inner[i];
-    at += inner.size();
-  }
-}
-
 Fr kinds_at(const Description& D, const Vector& row_point) {
   Fr out = Fr::from_u64(2);
   for (const Tensor& t : D.tensors) {

@@ -115,8 +115,6 @@ TileValues evaluate(const Description& D, const std::vector<Term>& terms, const 
 
 // The 2^bits entries of a factor.
 Vector expand(const Factor& f);
-// Adds a term to the N cells of its tile.
-void accumulate(const Term& term, uint64_t N, Fr* tile);
 
 // Public table and constraints at a point, as the verifier's step 6 needs them.
 Fr kinds_at(const Description& D, const Vector& row_point);                      // K(r)
