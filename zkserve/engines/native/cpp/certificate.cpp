@@ -400,7 +400,7 @@ void check_certificate(const Description& D, const std::vector<uint32_t>* multip
                     std::to_string(D.multipliers));
     for (uint32_t m : *multipliers)
       if (m < 1 || m >= 1 << 16) throw Refused("a multiplier is not in 1 ... 2^16 - 1");
-    for (Mode mode : {Mode::open_input, Mode::hidden_input}) runs.push_back({mode, 0, multipliers});
+    for (const Run& run : samples) runs.push_back({run.mode, run.sample, multipliers});
   }
   if (digest_of(D, run_all(D, runs, threads)) != D.certificate)
     throw Refused("the description carries the certificate of another layout");

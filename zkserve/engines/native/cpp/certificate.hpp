@@ -14,8 +14,8 @@ namespace zkserve {
 // matrix has not full rank, or has not when some two mask cells are deleted.
 Digest certify(const Description& D, Threads& threads);
 
-// The gate: throws Refused unless D can be certified and carries that digest and, given the version's own M,
-// each mode passes with it too.
+// The gate: throws Refused unless D can be certified and carries that digest and, given the version's own M, all
+// modes and samples pass with it too.
 void check_certificate(const Description& D, const std::vector<uint32_t>* multipliers, Threads& threads);
 
 }  // namespace zkserve
