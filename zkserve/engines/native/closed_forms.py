@@ -1,0 +1,367 @@
+"""The vectors of linear functionals in closed form, over expressions.
+
+Section 9 of the protocol weighs committed cells by outer products of vectors. A verifier needs of a
+vector ``v`` of ``2**bits`` entries its inner product with ``eq(u)``, at a point ``u``; its entries
+are zero from the real size on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from zkserve.engines.native.description import Piece, Product, View, clog
+from zkserve.engines.native.yul import Graph, Value
+
+
+class Vector(Protocol):
+    """A vector over ``bits`` variables with ``size`` real entries."""
+
+    @property
+    def bits(self) -> int:
+        """Number of variables."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Number of entries that may differ from zero."""
+        ...
+
+    def at(self, index: int) -> Value:
+        """Return a real entry."""
+        ...
+
+    def total(self) -> Value:
+        """Return the sum of the entries."""
+        ...
+
+    def pair(self, point: Sequence[Value]) -> Value:
+        """Return the inner product with ``eq(point)``."""
+        ...
+
+    def cut(self, first: int, log: int) -> tuple[Value, Vector]:
+        """Return a factor and a vector of ``2**log`` entries: those from ``first`` on."""
+        ...
+
+
+def table(graph: Graph, point: Sequence[Value], count: int | None = None) -> list[Value]:
+    """Return the first ``count`` entries of ``eq(point)``."""
+    entries = [graph.value(1)]
+    for remaining, coordinate in zip(range(len(point) - 1, -1, -1), point, strict=True):
+        wanted = len(entries) * 2 if count is None else -(-count >> remaining)
+        longer: list[Value] = []
+        for entry in entries:
+            one = entry * coordinate
+            longer += [entry - one, one]
+        entries = longer[:wanted]
+    return entries
+
+
+@dataclass(frozen=True)
+class Rank1:
+    """Entries that are products of one factor per bit, cut off at ``size``."""
+
+    graph: Graph
+    factors: tuple[tuple[Value, Value], ...]
+    """For each variable the factor where its bit is 0, and where it is 1."""
+    size: int
+
+    @property
+    def bits(self) -> int:
+        """Number of variables."""
+        return len(self.factors)
+
+    def at(self, index: int) -> Value:
+        """Return a real entry."""
+        entry = self.graph.value(1)
+        for position, (zero, one) in enumerate(self.factors):
+            bit = index >> (self.bits - 1 - position) & 1
+            if one.op == "load":  # eq: as in :func:`table`, so that prefixes are shared with it
+                high = entry * one
+                entry = high if bit else entry - high
+            else:
+                entry = entry * (one if bit else zero)
+        return entry
+
+    def total(self) -> Value:
+        """Return the sum of the entries."""
+        zeros = [zero for zero, _ in self.factors]
+        ones = [one for _, one in self.factors]
+        return self._walk(zeros, ones, [z + o for z, o in self.factors])
+
+    def pair(self, point: Sequence[Value]) -> Value:
+        """Return the inner product with ``eq(point)``."""
+        both = list(zip(self.factors, point, strict=True))
+        zeros = [zero * (1 - u) for (zero, _), u in both]
+        ones = [one * u for (_, one), u in both]
+        sums = []
+        for ((zero, one), u), low, high in zip(both, zeros, ones, strict=True):
+            if one.op != "const" and zero is 1 - one:
+                sums.append((1 - u) + one * (u + u - 1))
+            else:
+                sums.append(low + high)
+        return self._walk(zeros, ones, sums)
+
+    def _walk(self, zeros: list[Value], ones: list[Value], sums: list[Value]) -> Value:
+        """Sum the products over all indices below ``size``, bit by bit of ``size``."""
+        one = self.graph.value(1)
+        suffix = [one]
+        for factor in reversed(sums):
+            suffix.append(factor * suffix[-1])
+        suffix.reverse()
+        if self.size == 1 << self.bits:
+            return suffix[0]
+        total, prefix = self.graph.value(0), one
+        for position in range(self.bits):
+            rest = self.size & ((1 << (self.bits - position)) - 1)
+            if rest == 0:
+                break
+            if rest >> (self.bits - 1 - position):
+                total = total + prefix * zeros[position] * suffix[position + 1]
+                prefix = prefix * ones[position]
+            else:
+                prefix = prefix * zeros[position]
+        return total
+
+    def cut(self, first: int, log: int) -> tuple[Value, Vector]:
+        """Return a factor and a vector of ``2**log`` entries: those from ``first`` on."""
+        one, zero = self.graph.value(1), self.graph.value(0)
+        if first == 0 and log >= self.bits:
+            longer = ((one, zero),) * (log - self.bits) + self.factors
+            return one, Rank1(self.graph, longer, self.size)
+        if first % (1 << log) or log >= self.bits:
+            return one, _entries(self, first, log)
+        lead = Rank1(self.graph, self.factors[: self.bits - log], 1 << (self.bits - log))
+        size = min(1 << log, self.size - first)
+        return lead.at(first >> log), Rank1(self.graph, self.factors[self.bits - log :], size)
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Entries without structure."""
+
+    graph: Graph
+    entries: tuple[Value, ...]
+    bits: int
+
+    @property
+    def size(self) -> int:
+        """Number of entries that may differ from zero."""
+        return len(self.entries)
+
+    def at(self, index: int) -> Value:
+        """Return a real entry."""
+        return self.entries[index]
+
+    def total(self) -> Value:
+        """Return the sum of the entries."""
+        return self.graph.sum(self.entries)
+
+    def pair(self, point: Sequence[Value]) -> Value:
+        """Return the inner product with ``eq(point)``."""
+        weights = table(self.graph, point, self.size)
+        return self.graph.sum(a * b for a, b in zip(self.entries, weights, strict=True))
+
+    def cut(self, first: int, log: int) -> tuple[Value, Vector]:
+        """Return a factor and a vector of ``2**log`` entries: those from ``first`` on."""
+        return self.graph.value(1), _entries(self, first, log)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A vector that begins at entry ``start`` of a longer one."""
+
+    inner: Vector
+    start: int
+    length: int
+
+    @property
+    def bits(self) -> int:
+        """Number of variables."""
+        return clog(self.length)
+
+    @property
+    def size(self) -> int:
+        """Number of entries that may differ from zero."""
+        return self.start + self.inner.size
+
+    def at(self, index: int) -> Value:
+        """Return a real entry."""
+        if index < self.start:
+            return self.inner.total().graph.value(0)
+        return self.inner.at(index - self.start)
+
+    def total(self) -> Value:
+        """Return the sum of the entries."""
+        return self.inner.total()
+
+    def pair(self, point: Sequence[Value]) -> Value:
+        """Return the inner product with ``eq(point)``."""
+        factor, vector = self.cut(0, self.bits)
+        return factor * vector.pair(point)
+
+    def cut(self, first: int, log: int) -> tuple[Value, Vector]:
+        """Return a factor and a vector of ``2**log`` entries: those from ``first`` on."""
+        inner, width = self.inner, 1 << self.inner.bits
+        if self.start <= first:
+            return inner.cut(first - self.start, log)
+        inside = self.start - first
+        if isinstance(inner, Rank1) and inside % width == 0 and inside + width <= 1 << log:
+            graph = inner.graph
+            one, zero = graph.value(1), graph.value(0)
+            prefix = inside >> inner.bits
+            lead = log - inner.bits
+            fixed = tuple(
+                (zero, one) if prefix >> (lead - 1 - i) & 1 else (one, zero) for i in range(lead)
+            )
+            return one, Rank1(graph, fixed + inner.factors, inside + inner.size)
+        return inner.total().graph.value(1), _entries(self, first, log)
+
+
+def _entries(vector: Vector, first: int, log: int) -> Dense:
+    last = min(first + (1 << log), vector.size)
+    entries = tuple(vector.at(index) for index in range(first, last))
+    graph = vector.total().graph
+    return Dense(graph, entries or (graph.value(0),), log)
+
+
+def eq(graph: Graph, point: Sequence[Value], size: int | None = None) -> Rank1:
+    """Return ``eq(point)``, cut off at ``size``: the ``teq`` of the protocol."""
+    factors = tuple((1 - coordinate, coordinate) for coordinate in point)
+    return Rank1(graph, factors, 1 << len(point) if size is None else size)
+
+
+def geometric(graph: Graph, ratio: Value, size: int) -> Rank1:
+    """Return ``1, ratio, ratio**2, …`` with ``size`` entries."""
+    bits = clog(size)
+    one = graph.value(1)
+    factors = tuple((one, ratio ** (1 << (bits - 1 - i))) for i in range(bits))
+    return Rank1(graph, factors, size)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """How a product term reads one spatial axis of its source: views, then the kernel's taps.
+
+    The entry at a source position is the sum of ``taps[t]·grid[o]`` over all that read it.
+    """
+
+    graph: Graph
+    taps: Rank1
+    grid: Vector
+    """Weights of the positions: accumulators, or the contraction itself, with one tap."""
+    stride: int
+    dilation: int
+    padding: int
+    views: tuple[tuple[int, int, int, int], ...]
+    """For each view its window, stride, padding and size of the result."""
+    size: int
+
+    @property
+    def bits(self) -> int:
+        """Number of variables."""
+        return clog(self.size)
+
+    def total(self) -> Value:
+        """Return the sum of the entries."""
+        return self.against([self.graph.value(1)] * self.size)
+
+    def pair(self, point: Sequence[Value]) -> Value:
+        """Return the inner product with ``eq(point)``."""
+        if not self.views and self.taps.size == 1 and self.stride == 1 and self.padding == 0:
+            if isinstance(self.grid, Rank1) and self.grid.bits == self.bits:
+                return self.taps.at(0) * self.grid.pair(point)
+        return self.against(table(self.graph, point, self.size))
+
+    def against(self, weights: list[Value]) -> Value:
+        """Return the inner product with any weights of the source positions."""
+        for window, stride, padding, size in self.views:
+            weights = [
+                self.graph.sum(
+                    weights[i]
+                    for i in range(o * stride - padding, o * stride - padding + window)
+                    if 0 <= i < len(weights)
+                )
+                for o in range(size)
+            ]
+        total = self.graph.value(0)
+        for tap in range(self.taps.size):
+            offset = self.dilation * tap - self.padding
+            read = [self.stride * o + offset for o in range(self.grid.size)]
+            seen = [weights[i] if 0 <= i < len(weights) else self.graph.value(0) for i in read]
+            if all(value is seen[0] for value in seen):
+                inner = seen[0] * self.grid.total()
+            else:
+                inner = self.graph.sum(self.grid.at(o) * w for o, w in enumerate(seen))
+            total = total + self.taps.at(tap) * inner
+        return total
+
+
+def product_axis(
+    graph: Graph, product: Product, axis: int, taps: Rank1, grid: Vector, size: int
+) -> Axis:
+    """Return how a convolution reads axis 0 (y) or 1 (x) of its source."""
+    stride, dilation, padding = (
+        (product.sh, product.dh, product.ph),
+        (product.sw, product.dw, product.pw),
+    )[axis]
+    return Axis(graph, taps, grid, stride, dilation, padding, views_of(product.views, axis), size)
+
+
+def plain_axis(graph: Graph, views: Sequence[View], axis: int, grid: Vector, size: int) -> Axis:
+    """Return how a term without kernel reads an axis: through its views alone."""
+    return Axis(graph, Rank1(graph, (), 1), grid, 1, 1, 0, views_of(views, axis), size)
+
+
+def views_of(views: Sequence[View], axis: int) -> tuple[tuple[int, int, int, int], ...]:
+    """Return window, stride, padding and resulting size of each view along an axis."""
+    if axis == 0:
+        return tuple((v.kh, v.sh, v.ph, v.height) for v in views)
+    return tuple((v.kw, v.sw, v.pw, v.width) for v in views)
+
+
+class Cells:
+    """A sum of functionals on aligned blocks of ``2**bits`` cells, evaluated at one point.
+
+    Blocks are collected by the high bits of their addresses; common prefixes are multiplied once.
+    """
+
+    def __init__(self, graph: Graph, point: Sequence[Value]) -> None:
+        self._graph = graph
+        self._point = list(point)
+        self._values: dict[tuple[int, int], Value] = {}
+
+    def add(self, offset: int, bits: int, value: Value) -> None:
+        """Add a block's own value; ``offset`` counts cells of this space."""
+        key = (len(self._point) - bits, offset >> bits)
+        self._values[key] = self._values.get(key, self._graph.value(0)) + value
+
+    def block(
+        self, pieces: Sequence[Piece], lead: Vector, rest_bits: int, rest: Value, base: int = 0
+    ) -> None:
+        """Add a block stored in pieces; ``rest`` is the value over the dimensions after the first."""
+        end = len(self._point) - rest_bits
+        for piece in pieces:
+            factor, vector = lead.cut(piece.first, piece.log)
+            value = factor * vector.pair(self._point[end - piece.log : end])
+            self.add(base + piece.offset, piece.log + rest_bits, rest * value)
+
+    def value(self) -> Value:
+        """Return the value of everything added."""
+        values = dict(self._values)
+        for length in range(len(self._point), 0, -1):
+            coordinate = self._point[length - 1]
+            for prefix in sorted({key[1] >> 1 for key in values if key[0] == length}):
+                low = values.pop((length, 2 * prefix), None)
+                high = values.pop((length, 2 * prefix + 1), None)
+                if low is None:
+                    assert high is not None
+                    merged = high * coordinate
+                elif high is None:
+                    merged = low * (1 - coordinate)
+                else:
+                    merged = low + coordinate * (high - low)
+                key = (length - 1, prefix)
+                values[key] = values[key] + merged if key in values else merged
+        return values.get((0, 0), self._graph.value(0))
