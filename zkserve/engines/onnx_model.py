@@ -61,10 +61,13 @@ OPERATORS = frozenset(
 )
 
 
-def load(path: Path) -> onnx.ModelProto:
+def load(
+    path: Path, *, operators: frozenset[str] = OPERATORS, opsets: range = OPSETS
+) -> onnx.ModelProto:
     """Read, check and make static an ONNX model of float32 inputs and one float32 output.
 
-    A free first dimension of an input (the batch) becomes 1; no other may be free.
+    A free first dimension of an input (the batch) becomes 1; no other may be free. Only the given
+    ``operators`` and ``opsets`` are let in.
 
     Raises:
         ModelRejected: the model is broken, too large, or uses what is not allowed.
@@ -77,7 +80,7 @@ def load(path: Path) -> onnx.ModelProto:
         model = onnx.load(path, load_external_data=False)
     except Exception as exc:
         raise ModelRejected(f"The file is not an ONNX model: {_first_line(exc)}.") from exc
-    _check_allowed(model)
+    _check_allowed(model, operators, opsets)
     try:
         onnx.checker.check_model(model, full_check=True)
     except Exception as exc:
@@ -179,7 +182,7 @@ def float_outputs(model: str, samples: str, outputs: str) -> None:
     np.save(outputs, rows, allow_pickle=False)
 
 
-def _check_allowed(model: onnx.ModelProto) -> None:
+def _check_allowed(model: onnx.ModelProto, operators: frozenset[str], opsets: range) -> None:
     graph = model.graph
     if model.functions or model.training_info or graph.sparse_initializer:
         raise ModelRejected("The model has functions, training information or sparse tensors.")
@@ -187,19 +190,28 @@ def _check_allowed(model: onnx.ModelProto) -> None:
     if set(versions) - {"", "ai.onnx"}:
         raise ModelRejected(f"The model imports operator domains {sorted(versions)}.")
     version = versions.get("", versions.get("ai.onnx", 0))
-    if version not in OPSETS:
+    if version not in opsets:
         raise ModelRejected(
-            f"The model uses opset {version}; {OPSETS[0]} to {OPSETS[-1]} are supported.",
+            f"The model uses opset {version}; {opsets[0]} to {opsets[-1]} are supported.",
             remedy=f"Export it with opset {OPSETS[-2]}.",
         )
     if len(graph.node) > MAX_NODES:
         raise ModelRejected(f"The model has {len(graph.node)} nodes; at most {MAX_NODES} may come.")
-    for node in graph.node:
-        if node.domain not in {"", "ai.onnx"} or node.op_type not in OPERATORS:
-            raise ModelRejected(
-                f"Operator {node.domain or 'onnx'}.{node.op_type} is not supported.",
-                remedy="Use only " + ", ".join(sorted(OPERATORS)) + ".",
-            )
+    unknown = {
+        f"{node.domain or 'onnx'}.{node.op_type}"
+        for node in graph.node
+        if node.domain not in {"", "ai.onnx"} or node.op_type not in operators
+    }
+    if len(unknown) == 1:
+        raise ModelRejected(
+            f"Operator {unknown.pop()} is not supported.",
+            remedy="Use only " + ", ".join(sorted(operators)) + ".",
+        )
+    if unknown:
+        raise ModelRejected(
+            f"Operators {', '.join(sorted(unknown))} are not supported.",
+            remedy="Use only " + ", ".join(sorted(operators)) + ".",
+        )
     _check_tensors([*graph.initializer, *_attribute_tensors(graph.node)])
 
 

@@ -1,0 +1,66 @@
+"""Calibration: the ranges of a float network's tensors on real samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from zkserve.engines.native.network import Network
+from zkserve.engines.native.program import Array
+from zkserve.errors import ModelRejected
+
+_KEPT = 1 << 20
+"""Values of one tensor that percentiles are taken from."""
+_OUTERMOST = 1e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """The least and largest value of a tensor, before and after its activation."""
+
+    before: tuple[float, float]
+    after: tuple[float, float]
+
+
+def measure(network: Network, samples: Array, *, percentile: bool) -> list[Range]:
+    """Return the ranges of every tensor, then of the output if it is stored in none.
+
+    ``samples`` has shape ``(samples, elements)``. With ``percentile`` the outermost 0.01 % on
+    either side do not count.
+
+    Raises:
+        ModelRejected: a value is not finite.
+
+    """
+    seen: list[tuple[list[Array], list[Array]]] = []
+    for batch in network.batches(samples):
+        if not seen:
+            seen = [([], []) for _ in batch]
+        for kept, pair in zip(seen, batch, strict=True):
+            for values, array in zip(kept, pair, strict=True):
+                values.append(_sample(array) if percentile else _ends(array))
+    ranges = [Range(before=_range(b, percentile), after=_range(a, percentile)) for b, a in seen]
+    if not all(np.isfinite([*r.before, *r.after]).all() for r in ranges):
+        raise ModelRejected(
+            "The model's values are not finite on the calibration samples.",
+            remedy="Check the weights and the samples.",
+        )
+    return ranges
+
+
+def _ends(array: Array) -> Array:
+    return np.array([array.min(), array.max()])
+
+
+def _sample(array: Array) -> Array:
+    flat = array.reshape(-1)
+    return flat[:: max(1, flat.size // (_KEPT // 16))].astype(np.float32)
+
+
+def _range(kept: list[Array], percentile: bool) -> tuple[float, float]:
+    values = np.concatenate(kept)
+    if not percentile:
+        return float(values.min()), float(values.max())
+    low, high = np.quantile(values, [_OUTERMOST, 1 - _OUTERMOST])
+    return float(low), float(high)
