@@ -61,6 +61,9 @@ class Settings(BaseSettings):
     worker_threads: int = Field(
         1, ge=1, description="Proofs made at once by one worker; two on two cores gain nothing."
     )
+    prover_threads: int = Field(
+        0, ge=0, description="Threads of one native proof; 0: one for each CPU there is."
+    )
     prove_time_s: float = Field(900.0, gt=0, description="Time limit of one proof, in seconds.")
     prove_memory_mb: int = Field(
         16_384, gt=0, description="Resident memory limit of one proof, in MiB."
@@ -75,7 +78,9 @@ class Settings(BaseSettings):
         " for at most 30.",
     )
     srs_path: Path | None = Field(
-        None, description="Powers-of-tau file for ezkl; empty: a development SRS is made."
+        None,
+        description="SRS file in the engine's own format, see `zkserve srs import`; empty: a"
+        " development SRS is made.",
     )
     srs_sha256: str = Field("", description="SHA-256 the SRS file must have.")
     rpc_url: str = Field(

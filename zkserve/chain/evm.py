@@ -80,7 +80,11 @@ def _compile(source: str, solc: str, runs: int) -> Bytecode:
         raise ChainError(
             f"The verifier does not compile: {errors[0]['formattedMessage'].strip()[:500]}."
         )
-    contracts: list[dict[str, Any]] = list(answer["contracts"]["Verifier.sol"].values())
+    contracts: list[dict[str, Any]] = [
+        contract
+        for contract in answer["contracts"]["Verifier.sol"].values()
+        if contract["evm"]["bytecode"]["object"]  # interfaces have none
+    ]
     if len(contracts) != 1:
         raise ChainError(f"The verifier's source has {len(contracts)} contracts; expected one.")
     version = json.loads(contracts[0]["metadata"])["compiler"]["version"]

@@ -50,6 +50,9 @@ def register(app: typer.Typer) -> None:
     chain = typer.Typer(help="The contracts.", no_args_is_help=True)
     chain.command("deploy")(chain_deploy)
     app.add_typer(chain, name="chain")
+    srs = typer.Typer(help="Structured reference strings.", no_args_is_help=True)
+    srs.command("import")(srs_import)
+    app.add_typer(srs, name="srs")
 
 
 def status(url: UrlOption = None, api_key: ApiKeyOption = None, as_json: JsonFlag = False) -> None:
@@ -111,6 +114,7 @@ def _checks(settings: Settings) -> list[tuple[str, Callable[[], str]]]:
     return [
         ("python", lambda: platform.python_version()),
         ("packages", _check_packages),
+        ("native", _check_native),
         ("memory", _check_memory),
         ("disk", lambda: _check_disk(settings)),
         ("database", lambda: _check_database(settings)),
@@ -123,6 +127,12 @@ def _checks(settings: Settings) -> list[tuple[str, Callable[[], str]]]:
 def _check_packages() -> str:
     names = ("zkserve", "ezkl", "onnx", "onnxruntime", "dbos", "web3")
     return ", ".join(f"{name} {installed_version(name)}" for name in names)
+
+
+def _check_native() -> str:
+    from zkserve.engines.native import core
+
+    return f"compiled core: {core.load().__name__.rpartition('.')[2]}"
 
 
 def _check_memory() -> str:
@@ -211,6 +221,36 @@ def _cell(value: object) -> str:
     if value is None:
         return "–"
     return f"{value:,.4g}" if isinstance(value, float) else str(value)
+
+
+def srs_import(
+    source: Annotated[Path, typer.Argument(metavar="PTAU", help="A ceremony's .ptau file.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Where the SRS is written.")],
+    log_size: Annotated[
+        int, typer.Option(min=9, max=24, help="For circuits of tiles of up to 2^n cells.")
+    ] = 20,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make an SRS for the native engine of a public ceremony's powers of tau, checked by pairings.
+
+    Set ZKSERVE_SRS_PATH and ZKSERVE_SRS_SHA256 to what it prints.
+    Example: `zkserve srs import powersOfTau28_hez_final_20.ptau srs/tau.srs --log-size 18`
+    """
+    from zkserve.encoding import sha256_file
+    from zkserve.engines.native.engine import import_srs
+
+    with progress(as_json) as show:
+        show("checking and writing the powers")
+        import_srs(source, out, log_size)
+        show("computing the digest")
+        digest = sha256_file(out)
+    answer(
+        {"path": str(out), "sha256": digest},
+        as_json,
+        f"ZKSERVE_SRS_PATH={out}",
+        f"ZKSERVE_SRS_SHA256={digest}",
+        "  That this ceremony is one to trust is for you to know.",
+    )
 
 
 def db_upgrade(as_json: JsonFlag = False) -> None:

@@ -98,6 +98,8 @@ def publish(
         "model": published.model,
         "version": published.number,
         "repeated": published.repeated,
+        "engine": f"{manifest.engine} {manifest.engine_version}",
+        "engine_why": published.engine_why,
         "circuit_id": manifest.circuit_id,
         "weights": manifest.weights,
         "weights_mode": manifest.weights_mode.value,
@@ -110,6 +112,7 @@ def publish(
     lines = [
         f"{published.model} version {published.number}"
         + (" was published already." if published.repeated else " is published."),
+        f"  engine    {manifest.engine} {manifest.engine_version}: {published.engine_why}",
         f"  circuit   {manifest.circuit_id}",
         f"  weights   {manifest.weights_mode.value}, {manifest.weights}",
     ]

@@ -45,7 +45,10 @@ ADDRESS_SPACE_SLACK_BYTES = 4 << 30
 FOLDER_PREFIX = "zkserve-child-"
 ABANDONED_AFTER_S = 60.0
 _PR_SET_PDEATHSIG = 1
-_KEPT_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TZ", "RAYON_NUM_THREADS", "OMP_NUM_THREADS")
+_KEPT_ENVIRONMENT = (
+    *("PATH", "LANG", "LC_ALL", "TZ"),
+    *("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "ZKSERVE_PROVER_THREADS"),
+)
 
 # The kernel's parent-death signal follows the *thread* that spawned the child: one thread that
 # lives as long as the process spawns them all, so that no child dies with a request's thread.

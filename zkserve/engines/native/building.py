@@ -49,6 +49,19 @@ def make_srs(*, k: int, out: str) -> None:
     core.load().srs_generate(out, steps.srs_points(k), steps.threads())
 
 
+def import_srs(*, source: str, out: str, k: int) -> None:
+    """Write an SRS from a ceremony's ``.ptau`` file, checked by pairings.
+
+    Raises:
+        InvalidInput: it cannot be used.
+
+    """
+    try:
+        core.load().srs_import_ptau(source, out, steps.srs_points(k), steps.threads())
+    except ValueError as exc:
+        raise InvalidInput(f"The powers of tau cannot be used: {exc}.") from exc
+
+
 def set_up(*, folder: str, srs: str, hidden: bool) -> None:
     """Draw the blinds, commit to the weights, and make what verifying needs, in ``folder``.
 
@@ -101,7 +114,7 @@ def verifier_source(*, description: str, verifier_srs: str, hidden: bool) -> str
     """Return the Solidity source of a circuit's verifier; files come as hex."""
     srs = VerifierSrs.decode(bytes.fromhex(verifier_srs))
     return solidity.generate(
-        bytes.fromhex(description), hidden=hidden, srs_digest=srs.digest, g2_s=srs.g2_s
+        bytes.fromhex(description), srs_digest=srs.digest, g2_s=srs.g2_s, mode=int(hidden)
     )
 
 

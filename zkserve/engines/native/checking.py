@@ -5,9 +5,12 @@ Bytes cross the seam as hex.
 
 from __future__ import annotations
 
+from typing import Any
+
 from zkserve.engines.native import core, steps, verifier
 from zkserve.engines.native.groups import group
 from zkserve.engines.native.input_key import InputKey
+from zkserve.errors import ProofInvalid
 
 
 def verify(
@@ -22,20 +25,23 @@ def verify(
     proof: str,
 ) -> bool:
     """Return whether a proof proves a claim, whatever context it is for."""
-    check = core.load().verify if core.available() else verifier.verify
-    return bool(
-        check(
-            bytes.fromhex(description),
-            bytes.fromhex(srs_digest),
-            bytes.fromhex(g2_s),
-            None,
-            int(hidden),
-            bytes.fromhex(weights),
-            bytes.fromhex(claimed_input),
-            outputs,
-            bytes.fromhex(proof),
-        )
-    )
+    claim: dict[str, Any] = {
+        "srs_digest": bytes.fromhex(srs_digest),
+        "g2_s": bytes.fromhex(g2_s),
+        "context": None,
+        "mode": int(hidden),
+        "weights": bytes.fromhex(weights),
+        "input": bytes.fromhex(claimed_input),
+        "outputs": outputs,
+        "proof": bytes.fromhex(proof),
+    }
+    if core.available():
+        return bool(core.load().verify(bytes.fromhex(description), **claim))
+    try:
+        verifier.verify(bytes.fromhex(description), **claim)
+    except ProofInvalid:
+        return False
+    return True
 
 
 def input_commitment(*, input_key: str, g2_s: str, k: int, cells: list[int], blind: str) -> str:

@@ -8,31 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eth_utils.crypto import keccak
-
 from zkserve.encoding import to_hex
+from zkserve.engines.native import transcript
 from zkserve.engines.native.description import Description
 from zkserve.engines.native.inputs import Opening, pack, unpack
 from zkserve.errors import BundleMismatch, InvalidInput, ProofInvalid
 from zkserve.types import CircuitManifest, Claim, InputMode
 
-WEIGHTS_TAG = keccak(text="zkserve/native/weights/v1")
-INPUT_TAG = keccak(text="zkserve/native/input/v1")
-OUTPUT_BOUND = 1 << 62
-"""Outputs lie strictly between minus and plus this."""
 CONTEXT_BYTES = 32
 POINT_BYTES = 64
 
 
 def weights_digest(commitment: bytes, multipliers: Sequence[int]) -> str:
     """Return the weights commitment of a claim: of the points ``C_W`` and the multipliers."""
-    points = (len(commitment) // POINT_BYTES).to_bytes(4, "big") + commitment
-    return to_hex(keccak(WEIGHTS_TAG + points + _words(multipliers)))
-
-
-def input_digest(commitment: bytes) -> bytes:
-    """Return what a claim holds for an input behind the point ``C_X``."""
-    return keccak(INPUT_TAG + commitment)
+    starts = range(0, len(commitment), POINT_BYTES)
+    points = [commitment[at : at + POINT_BYTES] for at in starts]
+    return to_hex(transcript.weights_digest(points, multipliers))
 
 
 def encode_multipliers(multipliers: Sequence[int]) -> bytes:
@@ -57,7 +48,11 @@ def claim_of(
     return Claim(
         circuit_id=manifest.circuit_id,
         weights=manifest.weights,
-        input=input_digest(commitment) if hidden else pack(description, opening.cells),
+        input=(
+            transcript.hidden_input_digest(commitment)
+            if hidden
+            else pack(description, opening.cells)
+        ),
         outputs=tuple(outputs),
     )
 
@@ -75,7 +70,7 @@ def check_claim(manifest: CircuitManifest, description: Description, claim: Clai
         raise ProofInvalid(
             f"The claim has {len(claim.outputs)} outputs; the circuit has {description.outputs}."
         )
-    if any(abs(output) >= OUTPUT_BOUND for output in claim.outputs):
+    if any(abs(output) >= transcript.OUTPUT_BOUND for output in claim.outputs):
         raise ProofInvalid("An output of the claim is outside ±2**62.")
     if manifest.input_mode is InputMode.COMMITTED:
         if len(claim.input) != 32:
@@ -102,7 +97,3 @@ def check_length(manifest: CircuitManifest, description: Description, proof: byt
         raise ProofInvalid(
             f"The proof has {len(proof)} bytes; proofs of this circuit have {expected}."
         )
-
-
-def _words(multipliers: Sequence[int]) -> bytes:
-    return len(multipliers).to_bytes(4, "big") + encode_multipliers(multipliers)

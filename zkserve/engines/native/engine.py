@@ -33,17 +33,17 @@ from zkserve.engines.native.claims import (
     check_length,
     claim_of,
     decode_multipliers,
-    input_digest,
     weights_digest,
 )
 from zkserve.engines.native.description import decode
 from zkserve.engines.native.inputs import Opening, blind_of, pack, tile_cells, unpack
 from zkserve.engines.native.interface import Interface
 from zkserve.engines.native.options import Options
+from zkserve.engines.native.transcript import hidden_input_digest
 from zkserve.engines.native.verifier_srs import VerifierSrs
 from zkserve.engines.srs import load_srs, mark_development
 from zkserve.engines.warm import WarmChildren
-from zkserve.errors import BundleMismatch, InvalidInput, ProofInvalid, RecipeInvalid
+from zkserve.errors import BundleMismatch, InvalidInput, NotFound, ProofInvalid, RecipeInvalid
 from zkserve.types import CircuitManifest, Claim, InputMode, WeightsMode
 
 STEPS = "zkserve.engines.native.steps:"
@@ -362,7 +362,7 @@ class NativeEngine:
                 cells=tile_cells(circuit.description, opened.cells),
                 blind=opened.blind_hex,
             ).value
-            expected = input_digest(bytes.fromhex(commitment))
+            expected = hidden_input_digest(bytes.fromhex(commitment))
         if expected != claim.input:
             raise ProofInvalid("The opening is not that of the claim's input.")
         return [float(value) for value in circuit.to_real(opened.cells)]
@@ -391,6 +391,26 @@ class NativeEngine:
         """Stop the warm children; the next call starts others."""
         self._provers.close()
         self._others.close()
+
+
+def import_srs(source: Path, out: Path, log_size: int, *, limits: Limits = _DEFAULT_LIMITS) -> None:
+    """Write an SRS for circuits of tiles of up to ``2**log_size`` cells from a ``.ptau`` file.
+
+    Raises:
+        NotFound: there is no such file.
+        InvalidInput: it is none, holds too few powers, or they are not those of one secret.
+
+    """
+    if not source.is_file():
+        raise NotFound(f"There is no file {source}.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    run_child(
+        BUILDING + "import_srs",
+        limits=limits,
+        source=str(source.resolve()),
+        out=str(out.resolve()),
+        k=log_size,
+    )
 
 
 def _options(plan: CircuitPlan) -> Options:

@@ -49,7 +49,7 @@ class InputKey:
 
     @classmethod
     def make(cls, srs: bytes, size: int, k: int, group: Group) -> InputKey:
-        """Return the key for inputs of ``size`` cells; ``srs`` holds ``2**k + 1`` points or more."""
+        """Return the key for ``size`` cells of input; ``srs`` holds ``2**k + 1`` points or more."""
         count = 1 << k
         blind = srs[POINT_BYTES * count : POINT_BYTES * (count + 1)]
         z = _challenge(blind)

@@ -137,8 +137,8 @@ def _load(circuit: dict[str, Any]) -> Any:
         raise EngineFailed(f"The prover cannot load the circuit: {exc}.") from exc
 
 
-def _inputs(circuit: dict[str, Any], cells: list[int]) -> NDArray[np.uint16]:
-    return np.asarray(cells, np.uint16).reshape(circuit["shape"])
+def _inputs(circuit: dict[str, Any], cells: list[int]) -> NDArray[np.int32]:
+    return np.asarray(cells, np.int32).reshape(circuit["shape"])
 
 
 def _read(circuit: dict[str, Any], name: str) -> bytes:

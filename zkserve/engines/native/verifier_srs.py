@@ -10,14 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from eth_utils.crypto import keccak
-
+from zkserve.engines.native.transcript import srs_digest
 from zkserve.errors import BundleMismatch, InvalidInput
 
 MAGIC = b"ZKSRS001"
 HEAD_BYTES = 144
 POINT_BYTES = 64
-_TAG = keccak(text="zkserve/native/srs/v1")
 _GENERATOR = (1).to_bytes(32, "big") + (2).to_bytes(32, "big")
 
 
@@ -32,7 +30,7 @@ class VerifierSrs:
     @property
     def digest(self) -> bytes:
         """The SRS digest of the protocol, section 7: the two points determine all others."""
-        return keccak(_TAG + self.g1_s + self.g2_s)
+        return srs_digest(g1_s=self.g1_s, g2_s=self.g2_s)
 
     def encode(self) -> bytes:
         """Return the bytes of the file."""
