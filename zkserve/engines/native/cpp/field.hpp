@@ -6,6 +6,8 @@
 #include <cstring>
 #include <vector>
 
+#include "field_x86.hpp"
+
 namespace zkserve {
 
 using u128 = unsigned __int128;
@@ -73,6 +75,9 @@ struct Field {
 
   friend Field operator+(const Field& a, const Field& b) {
     Field sum;
+#if defined(__x86_64__)
+    x86::add(sum.v, a.v, b.v, modulus());
+#else
     u128 carry = 0;
     for (int i = 0; i < 4; i++) {
       carry += static_cast<u128>(a.v[i]) + b.v[i];
@@ -80,10 +85,14 @@ struct Field {
       carry >>= 64;
     }
     sum.subtract_modulus_once();
+#endif
     return sum;
   }
   friend Field operator-(const Field& a, const Field& b) {
     Field difference;
+#if defined(__x86_64__)
+    x86::subtract(difference.v, a.v, b.v, modulus());
+#else
     uint64_t borrow = 0;
     for (int i = 0; i < 4; i++) {
       u128 d = static_cast<u128>(a.v[i]) - b.v[i] - borrow;
@@ -97,6 +106,7 @@ struct Field {
       difference.v[i] = static_cast<uint64_t>(carry);
       carry >>= 64;
     }
+#endif
     return difference;
   }
   Field operator-() const { return zero() - *this; }
@@ -180,6 +190,11 @@ struct Field {
   static Field multiply(const Field& a, const Field& b) {
     constexpr uint64_t inv = negative_inverse();
     const auto& m = modulus();
+#if defined(__x86_64__) && defined(__BMI2__) && defined(__ADX__)
+    Field fast;
+    x86::multiply(fast.v, a.v, b.v, m, inv);
+    return fast;
+#else
     uint64_t t[4] = {0, 0, 0, 0};
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
@@ -200,6 +215,7 @@ struct Field {
     Field product{{t[0], t[1], t[2], t[3]}};
     product.subtract_modulus_once();
     return product;
+#endif
   }
 };
 
