@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from zkserve.encoding import circuit_id, sha256_hex
+from zkserve.encoding import bytes32, circuit_id, sha256_hex
 from zkserve.engines.base import Bundle, FloatArray
 from zkserve.engines.native.description import Description, decode
 from zkserve.engines.native.inputs import Opening, input_shape
@@ -95,6 +95,7 @@ class Circuit:
         return {
             "files": files,
             "hidden": self.hidden,
+            "weights": bytes32(self.manifest.weights).hex(),
             "shape": input_shape(self.description),
             "k": self.description.header.k,
         }

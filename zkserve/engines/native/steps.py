@@ -78,11 +78,6 @@ def prove(
     return bytes(proof).hex()
 
 
-def commitment_of(*, circuit: dict[str, Any]) -> str:
-    """Return the points ``C_W`` of the weights and blinds of a circuit."""
-    return bytes(_prover(circuit).commitments).hex()
-
-
 def threads() -> int:
     """Return how many threads a proof takes: as set, or one for each CPU this process may use."""
     return int(os.environ.get(THREADS_VARIABLE) or 0) or len(os.sched_getaffinity(0))
@@ -102,10 +97,10 @@ def read_weights(path: Path) -> tuple[NDArray[np.int32], list[int]]:
 def _prover(circuit: dict[str, Any]) -> Any:
     """Return the prover of a circuit.
 
-    ``circuit`` is ``{"files": {name: [path, sha256]}, "hidden", "shape", "k"}``.
+    ``circuit`` is ``{"files": {name: [path, sha256]}, "hidden", "weights", "shape", "k"}``.
 
     Raises:
-        BundleMismatch: a file is not the pinned one.
+        BundleMismatch: a file is not the pinned one, or the weights not those committed to.
 
     """
     key = json.dumps(circuit, sort_keys=True)
@@ -124,7 +119,7 @@ def _load(circuit: dict[str, Any]) -> Any:
     cells, multipliers = read_weights(Path(circuit["files"]["weights"][0]))
     try:
         srs = module.Srs(circuit["files"]["srs"][0], srs_points(circuit["k"]))
-        return module.Prover(
+        prover = module.Prover(
             srs,
             _read(circuit, "description"),
             int(circuit["hidden"]),
@@ -135,6 +130,9 @@ def _load(circuit: dict[str, Any]) -> Any:
         )
     except (RuntimeError, ValueError) as exc:
         raise EngineFailed(f"The prover cannot load the circuit: {exc}.") from exc
+    if bytes(prover.weights).hex() != circuit["weights"]:
+        raise BundleMismatch("The weights and blinds do not give the manifest's commitment.")
+    return prover
 
 
 def _inputs(circuit: dict[str, Any], cells: list[int]) -> NDArray[np.int32]:
