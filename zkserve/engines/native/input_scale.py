@@ -9,7 +9,7 @@ import numpy as np
 from zkserve.engines.native.network import FloatArray, Network
 from zkserve.engines.native.program import Array, Equation
 
-_MARGIN = 0.5
+_MARGIN = 2.0
 """Room on either side of the calibrated range where there are two bytes, as a part of it."""
 _GRID_ERROR = 0.02
 """How far, in steps, a value may lie from a grid on which it is said to lie."""
