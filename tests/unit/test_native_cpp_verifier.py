@@ -214,11 +214,10 @@ def test_both_readers_refuse_the_same_bytes(module: ModuleType, name: str) -> No
     data = description_of(name)
     verdicts = set()
     for at in range(len(data) - 32):
-        for byte in {data[at] ^ 1, (data[at] + 1) % 256, 0} - {data[at]}:
-            changed = data[:at] + bytes([byte]) + data[at + 1 :]
-            verdicts.add((at, byte, _reads(module, changed), _reads_in_python(changed)))
-    assert [v for v in verdicts if v[2] != v[3]] == []
-    assert {v[2] for v in verdicts} == {True, False}
+        changed = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+        verdicts.add((at, _reads(module, changed), _reads_in_python(changed)))
+    assert [v for v in verdicts if v[1] != v[2]] == []
+    assert {v[1] for v in verdicts} == {True, False}
 
 
 def _reads(module: ModuleType, data: bytes) -> bool:
