@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
-import importlib
+from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 
 from zkserve.errors import EngineFailed
 
 VARIANTS = ("_core", "_core_adx", "_core_ifma")
 """The extensions that may be installed: the whole core, compiled for ever newer CPUs."""
+_PACKAGE = "zkserve.engines.native."
 
 
 @functools.cache
@@ -25,12 +27,9 @@ def load(variant: str | None = None) -> ModuleType:
     """
     if variant is not None:
         return _import(variant)
-    core = _import("_core")
-    fastest = core.supported_variant()
-    try:
-        return core if fastest == "_core" else _import(fastest)
-    except EngineFailed:
-        return core  # built for the generic CPU only
+    generic = _import("_core")
+    fastest = str(generic.supported_variant())
+    return _import(fastest) if find_spec(_PACKAGE + fastest) else generic
 
 
 def available() -> bool:
@@ -44,7 +43,7 @@ def available() -> bool:
 
 def _import(variant: str) -> ModuleType:
     try:
-        return importlib.import_module(f"zkserve.engines.native.{variant}")
+        return import_module(_PACKAGE + variant)
     except ImportError as exc:
         raise EngineFailed(
             f"The native engine's compiled core is not installed ({variant}: {exc}); without it "

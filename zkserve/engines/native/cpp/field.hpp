@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "field_x86.hpp"
+#include "inverse.hpp"
 
 namespace zkserve {
 
@@ -125,12 +126,9 @@ struct Field {
   }
   // Zero is its own inverse here.
   Field inverse() const {
-    uint64_t exponent[4] = {modulus()[0] - 2, modulus()[1], modulus()[2], modulus()[3]};
-    Field result = one();
-    for (int bit = 253; bit >= 0; bit--) {
-      result = result.square();
-      if (exponent[bit / 64] >> (bit % 64) & 1) result *= *this;
-    }
+    if (is_zero()) return *this;
+    Field result;
+    invert(result.v, v, r_squared.v, modulus(), negative_inverse());
     return result;
   }
 
