@@ -82,7 +82,7 @@ void Attempt::commit_helpers() {
   helper_blinds_ = scalars(D_.nh * D_.h_blinds);
   const int32_t* counts = &witness_.cells[D_.moff];
   for (size_t t = 0; t < size_t(1) << D_.kt; ++t) helpers_[D_.hT + t] = Fr::from_i64(counts[t]) * inverses_[t];
-  rows_ = std::make_unique<Rows>(D_, witness_, terms_.data(), inverses_.data(), challenges_);
+  rows_ = std::make_unique<NetworkRows>(D_, witness_, terms_.data(), inverses_.data(), challenges_);
   threads_.parallel(size_t(1) << D_.nr, 256, [&](size_t begin, size_t end, unsigned) {
     Secret<Fr> row(D_.groups3);
     for (size_t r = begin; r < end; ++r) {
@@ -101,7 +101,7 @@ void Attempt::commit_helpers() {
 
 void Attempt::prove_constraints() {
   // eta is known only now.
-  rows_ = std::make_unique<Rows>(D_, witness_, terms_.data(), inverses_.data(), challenges_);
+  rows_ = std::make_unique<NetworkRows>(D_, witness_, terms_.data(), inverses_.data(), challenges_);
   const Fr* R = &helpers_[D_.roff];
   std::vector<std::unique_ptr<Instance>> instances;
   size_t next = 0;

@@ -93,6 +93,19 @@ Result prove(Prover& prover, const nb::bytes& context, const Integers& inputs,
           to_bytes(proof.bytes.data(), proof.bytes.size())};
 }
 
+nb::bytes prove_range(Prover& prover, unsigned weight_bytes, const nb::bytes& owner_key, const nb::object& progress,
+                      const nb::object& cancelled) {
+  std::vector<uint8_t> key(data(owner_key), data(owner_key) + owner_key.size());
+  const Control callbacks = control(progress, cancelled);
+  std::vector<uint8_t> proof;
+  {
+    nb::gil_scoped_release release;
+    proof = prover.prove_range(weight_bytes, key, callbacks);
+    wipe(key.data(), key.size());
+  }
+  return to_bytes(proof.data(), proof.size());
+}
+
 }  // namespace
 
 void bind_prover(nb::module_& module) {
@@ -143,6 +156,9 @@ void bind_prover(nb::module_& module) {
             return to_bytes(bytes, sizeof bytes);
           },
           nb::arg("inputs"), nb::arg("blind"), "C_X, 64 bytes.")
+      .def("prove_range", &prove_range, nb::arg("weight_bytes"), nb::arg("owner_key"),
+           nb::arg("progress").none() = nb::none(), nb::arg("cancelled").none() = nb::none(),
+           "The proof for a registration that the weights are integers of so many bytes and can overflow nothing.")
       .def("prove", &prove, nb::arg("context"), nb::arg("inputs"), nb::arg("input_blind").none(),
            nb::arg("owner_key"), nb::arg("progress").none() = nb::none(), nb::arg("cancelled").none() = nb::none(),
            "(input, outputs, proof) of a batch, verified. `progress` is told each phase as it begins; Cancelled is\n"

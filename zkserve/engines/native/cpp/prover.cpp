@@ -4,6 +4,7 @@
 #include <stdexcept>
 
 #include "certificate.hpp"
+#include "range_prover.hpp"
 #include "verifier.hpp"
 
 namespace zkserve {
@@ -149,6 +150,12 @@ Proof Prover::prove(const Digest& context, const int32_t* inputs, size_t count, 
   wipe(&blind, sizeof blind);
   // One message, whatever went wrong: a rejected proof's details could give away weights.
   throw std::runtime_error("the prover made no proof that verifies");
+}
+
+std::vector<uint8_t> Prover::prove_range(unsigned weight_bytes, const std::vector<uint8_t>& owner_key,
+                                         const Control& control) {
+  std::lock_guard<std::mutex> lock(busy_);
+  return zkserve::prove_range(version_, weight_bytes, srs_, owner_key, threads_, control);
 }
 
 }  // namespace zkserve

@@ -76,7 +76,7 @@ class Attempt {
   Secret<Fr> terms_, inverses_;
   Secret<Fr> fresh_masks_, fresh_blinds_;    // of family w
   Secret<Fr> helpers_, helper_blinds_;       // family h: nh * N cells; 16 blinds for each tile
-  std::unique_ptr<Rows> rows_;
+  std::unique_ptr<NetworkRows> rows_;
   Fr V_, g_, s_M_;
   Vector E_;
   std::vector<Tile> tiles_;
@@ -106,6 +106,10 @@ class Prover {
   // A proof that its own verification accepted. `input_blind` is C_X's, in hidden mode.
   Proof prove(const Digest& context, const int32_t* inputs, size_t count, const std::optional<Fr>& input_blind,
               const std::vector<uint8_t>& owner_key, const Control& control);
+  // The registration proof of section 16, which its own verification accepted. Throws Refused if the weights have
+  // more bytes than declared.
+  std::vector<uint8_t> prove_range(unsigned weight_bytes, const std::vector<uint8_t>& owner_key,
+                                   const Control& control);
 
  protected:
   Secret<int32_t> input_tile(const int32_t* inputs, size_t count) const;

@@ -84,6 +84,12 @@ RangeLayout::RangeLayout(const Description& D, unsigned bytes) : tiles(D), weigh
   degree_sum = 5 * (D.k - 1) + 9;
   tiles.nw = columns + 1;
   tiles.nh = groups3 + 2;
+  // For the prover's sumcheck, which is that of a network whose rows are the cells of a tile.
+  tiles.n = tiles.nr = D.k;
+  tiles.degrees = degrees;
+  tiles.degree_sum = degree_sum;
+  tiles.columns = tiles.lookups = columns;
+  tiles.groups3 = groups3;
   scalar_bits = clog(nE);
   libra_bits = clog(1 + degree_sum);
   need(std::max(scalar_bits, libra_bits) < D.k, "the range proof's scalars do not fit a tile: take a larger k");

@@ -20,7 +20,7 @@ struct RangeLayout {
   // Throws Refused if the masks do not fit or a tensor's values are too many for the argument.
   RangeLayout(const Description& description, unsigned weight_bytes);
 
-  // D with the numbers of fresh and helper tiles of this layout in place of the inference's.
+  // D with the sizes of this proof in place of an inference's.
   Description tiles;
   unsigned weight_bytes;
   uint32_t byte_columns;  // 2 * weight_bytes * nW

@@ -2,7 +2,7 @@
 
 namespace zkserve {
 
-Rows::Rows(const Description& D, const Witness& witness, const Fr* terms, const Fr* inverses, const Challenges& c)
+NetworkRows::NetworkRows(const Description& D, const Witness& witness, const Fr* terms, const Fr* inverses, const Challenges& c)
     : D_(D), witness_(witness), terms_(terms), inverses_(inverses), lambda_(c.lambda) {
   Fr power = c.eta.pow(D.equations.size());
   for (unsigned i = 0; i < 2 + D.groups3; ++i, power *= c.eta) eta_powers_.push_back(power);
@@ -13,7 +13,7 @@ Rows::Rows(const Description& D, const Witness& witness, const Fr* terms, const 
   active_ = active_rows(D);
 }
 
-void Rows::helpers(size_t row, Fr* out) const {
+void NetworkRows::helpers(size_t row, Fr* out) const {
   const uint32_t* entries = &witness_.lookups[std::min(row, active_) * D_.lookups];
   for (unsigned i = 0; i < D_.lookups; ++i) {
     if (i % 3 == 0)
@@ -23,7 +23,7 @@ void Rows::helpers(size_t row, Fr* out) const {
   }
 }
 
-void Rows::factors(size_t row, Fr* out) const {
+void NetworkRows::factors(size_t row, Fr* out) const {
   const uint32_t* entries = &witness_.lookups[std::min(row, active_) * D_.lookups];
   for (unsigned i = 0; i < D_.lookups; ++i) out[i] = terms_[entries[i]];
   helpers(row, out + helper_);
@@ -43,7 +43,7 @@ void Rows::factors(size_t row, Fr* out) const {
   }
 }
 
-Secret<Fr> Rows::masks(const Fr* R) const {
+Secret<Fr> NetworkRows::masks(const Fr* R) const {
   Secret<Fr> out(width_, Fr::zero());
   for (size_t i = 0; i < D_.range_columns.size(); ++i) out[i] = -R[D_.range_columns[i]];
   size_t i = D_.range_columns.size();
@@ -60,7 +60,7 @@ Secret<Fr> Rows::masks(const Fr* R) const {
   return out;
 }
 
-Fr Rows::value(const Fr* f) const {
+Fr NetworkRows::value(const Fr* f) const {
   Fr sum = eta_powers_[0] * (f[clamp_] - f[clamp_ + 1] * f[clamp_ + 2]);
   if (D_.PW) {
     Fr product = f[pool_];
@@ -85,7 +85,7 @@ Fr Rows::value(const Fr* f) const {
   return sum;
 }
 
-Fr Rows::leading(const Fr* f) const {
+Fr NetworkRows::leading(const Fr* f) const {
   Fr sum = Fr::zero();
   if (D_.PW == 4) sum = eta_powers_[1] * (f[pool_] * f[pool_ + 1] * (f[pool_ + 2] * f[pool_ + 3]));
   for (unsigned g = 0; 3 * g + 2 < D_.lookups; ++g) {

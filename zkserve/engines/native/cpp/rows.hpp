@@ -14,25 +14,46 @@
 
 namespace zkserve {
 
+// What the sumcheck over rows needs of them.
 class Rows {
  public:
-  // `terms` are alpha - T, `inverses` their inverses, by table entry. All outlive this.
-  Rows(const Description& D, const Witness& witness, const Fr* terms, const Fr* inverses, const Challenges& c);
-
-  size_t width() const { return width_; }
-  size_t active() const { return active_; }
+  virtual ~Rows() = default;
+  virtual size_t width() const = 0;
+  // Rows from here on are blank.
+  virtual size_t active() const = 0;
 
   // Factors of a row; of a blank one from `active()` on.
-  void factors(size_t row, Fr* out) const;
+  virtual void factors(size_t row, Fr* out) const = 0;
   // Helpers of a row.
-  void helpers(size_t row, Fr* out) const;
+  virtual void helpers(size_t row, Fr* out) const = 0;
   // What the masks of all columns and helpers (in the order of E) make of each factor.
-  Secret<Fr> masks(const Fr* R) const;
+  virtual Secret<Fr> masks(const Fr* R) const = 0;
+
+  // The constraint in the factors.
+  virtual Fr value(const Fr* factors) const = 0;
+  // Its coefficient of X^4 where the factors are linear polynomials with these slopes.
+  virtual Fr leading(const Fr* slopes) const = 0;
+};
+
+class NetworkRows : public Rows {
+ public:
+  // `terms` are alpha - T, `inverses` their inverses, by table entry. All outlive this.
+  NetworkRows(const Description& D, const Witness& witness, const Fr* terms, const Fr* inverses, const Challenges& c);
+
+  size_t width() const override { return width_; }
+  size_t active() const override { return active_; }
+
+  // Factors of a row; of a blank one from `active()` on.
+  void factors(size_t row, Fr* out) const override;
+  // Helpers of a row.
+  void helpers(size_t row, Fr* out) const override;
+  // What the masks of all columns and helpers (in the order of E) make of each factor.
+  Secret<Fr> masks(const Fr* R) const override;
 
   // rows(X) of section 8 in the factors.
-  Fr value(const Fr* factors) const;
+  Fr value(const Fr* factors) const override;
   // Its coefficient of X^4 where the factors are linear polynomials with these slopes.
-  Fr leading(const Fr* slopes) const;
+  Fr leading(const Fr* slopes) const override;
 
  private:
   const Description& D_;
