@@ -123,7 +123,7 @@ def load_weights(path: Path) -> tuple[NDArray[np.int32], tuple[int, ...]]:
 def _evenly(samples: FloatArray) -> FloatArray:
     if len(samples) <= CALIBRATION_SAMPLES:
         return samples
-    return samples[np.linspace(0, len(samples) - 1, CALIBRATION_SAMPLES).astype(int)]
+    return np.asarray(samples[np.linspace(0, len(samples) - 1, CALIBRATION_SAMPLES).astype(int)])
 
 
 def _interface(graph: Graph, quantised: Quantised) -> Interface:

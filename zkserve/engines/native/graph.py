@@ -169,7 +169,7 @@ def _constant(
         case "Sqrt":
             return np.asarray(np.sqrt(given[0]))
         case "Cast":
-            return given[0].astype(helper.tensor_dtype_to_np_dtype(attributes["to"]))
+            return np.asarray(given[0], helper.tensor_dtype_to_np_dtype(attributes["to"]))
         case "Concat":
             return np.concatenate(given, axis=attributes["axis"])
         case "Gather":

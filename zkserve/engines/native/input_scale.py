@@ -145,7 +145,7 @@ def _zero_point(low: float, high: float, width: int, grid: float | None) -> tupl
 def _reaches_outside(network: Network, equation: Equation) -> bool:
     """Return whether some window over the input, weighted or summed, reaches past its edges."""
     first = network.tensors[0]
-    for term in (*equation.products, *equation.scaled):
+    for term in equation.terms:
         if term.source:
             continue
         size = (first.height, first.width)
@@ -184,7 +184,7 @@ def _outside(
 
 def _folded(equation: Equation, steps: Array, offsets: list[Array]) -> Equation:
     """Scale what reads the input, and add what its offsets give to the bias."""
-    of_input = [term for term in (*equation.products, *equation.scaled) if term.source == 0]
+    of_input = [term for term in equation.terms if term.source == 0]
     if not of_input:
         return equation
     apart = replace(

@@ -68,8 +68,7 @@ class Interface:
     def outside(self, values: Floats) -> NDArray[np.bool_]:
         """Return for each row whether a value lies more than half a step past the range."""
         steps = self._steps(values)
-        outside: NDArray[np.bool_] = ((steps < 0) | (steps > self.largest)).any(axis=1)
-        return outside
+        return np.asarray(((steps < 0) | (steps > self.largest)).any(axis=1))
 
     def dequantise(self, cells: NDArray[Any]) -> Floats:
         """Return values, shape ``(n, elements)``, that quantise to these very cells."""

@@ -318,12 +318,12 @@ def _cost(option: Description) -> float:
     flat = sum(
         option.tensors[number].height * option.tensors[number].width
         for equation in option.equations
-        for number in (
+        for numbers in (
             () if equation.raw else (equation.target,),
             tuple(p.source for p in equation.products if p.kind == d.ProductKind.CONV),
             tuple(s.source for s in equation.scaled),
         )
-        for number in number
+        for number in numbers
         if option.tensors[number].flat
     )
     gas = (

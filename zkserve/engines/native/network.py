@@ -63,9 +63,9 @@ class Activation:
             case Kind.IDENTITY:
                 return x
             case Kind.RELU:
-                return np.maximum(x, 0)
+                return np.asarray(np.maximum(x, 0))
             case Kind.CLIP:
-                return np.clip(x, self.low, self.high)
+                return np.asarray(np.clip(x, self.low, self.high))
             case Kind.SIGMOID:
                 return _sigmoid(x)
             case Kind.TANH:
@@ -151,4 +151,4 @@ def _sigmoid(x: Array) -> Array:
 
 
 def _erf(x: Array) -> Array:
-    return np.vectorize(math.erf, otypes=[np.float64])(x)
+    return np.asarray(np.vectorize(math.erf, otypes=[np.float64])(x))

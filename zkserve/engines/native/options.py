@@ -79,7 +79,7 @@ def _check(key: str, value: object) -> None:
     right_kind = type(value) is type(allowed[0])
     if key == "batch":
         low, high = allowed
-        if not right_kind or not low <= value <= high:  # type: ignore[operator]
+        if not isinstance(value, int) or not right_kind or not low <= value <= high:
             raise RecipeInvalid(f"The option batch runs from {low} to {high}; got {value!r}.")
     elif not right_kind or value not in allowed:
         raise RecipeInvalid(f"The option {key} is one of {list(allowed)}; got {value!r}.")

@@ -81,9 +81,14 @@ class Equation:
     scaled: tuple[Scaled, ...] = ()
     bias: Array | None = None
 
+    @property
+    def terms(self) -> tuple[Product | Scaled, ...]:
+        """All that is summed, the bias apart."""
+        return (*self.products, *self.scaled)
+
     def accumulate(self, values: Sequence[Array]) -> Array:
         """Return the accumulators from the values (cells less zero points) of all tensors."""
-        some = values[(self.products or self.scaled)[0].source]
+        some = values[self.terms[0].source]
         out = np.zeros((len(some), self.channels, self.height, self.width), some.dtype)
         if self.bias is not None:
             out += self.bias.astype(out.dtype)[:, None, None]
@@ -238,7 +243,7 @@ class Program:
         ]
         cells[0] = inputs.astype(np.int64)
         values = [cell.astype(dtype) for cell in cells]
-        values[0] -= dtype(first.zero)
+        values[0] = values[0] - first.zero
         outputs = np.zeros((len(inputs), 0), np.int64)
         for equation, multipliers in zip(self.equations, self.multipliers, strict=True):
             accumulators = equation.accumulate(values)
@@ -260,7 +265,7 @@ class Program:
         """Return cells: rounded half up, clamped at both ends, through the tensor's function."""
         factors = np.array(multipliers, np.int64)[:, None, None]
         quotient = (factors * accumulators + (1 << self.shift - 1)) >> self.shift
-        cells = np.clip(quotient + tensor.zero, 0, self.top)
+        cells: IntArray = np.clip(quotient + tensor.zero, 0, self.top)
         if self.functions:
             cells = np.frombuffer(self.functions[tensor.function], np.uint8)[cells].astype(np.int64)
         return cells
@@ -272,17 +277,18 @@ def see(values: Array, views: Sequence[View]) -> Array:
         size = (view.height, view.width)
         strides, padding = (view.sh, view.sw), (view.ph, view.pw)
         padded = _pad(values, (view.kh, view.kw), strides, (1, 1), padding, size)
-        values = sum(
+        made: Any = sum(
             _tap(padded, (y, x), strides, size) for y in range(view.kh) for x in range(view.kw)
-        )  # type: ignore[assignment]
+        )
+        values = made
     return values
 
 
 def _product(product: Product, groups: int, source: Array, shape: tuple[int, ...]) -> Array:
     samples, channels, height, width = shape
     if product.gemm:
-        weights = product.weights.reshape(channels, -1).astype(source.dtype)
-        out: Array = source.reshape(samples, -1) @ weights.T
+        matrix = product.weights.reshape(channels, -1).astype(source.dtype)
+        out: Array = source.reshape(samples, -1) @ matrix.T
         return out[:, :, None, None]
     kernel = product.weights.shape[2:]
     taps = kernel[0] * kernel[1]

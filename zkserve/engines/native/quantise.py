@@ -34,6 +34,8 @@ MAX_CELL = (1 << 31) - 1
 _MARGIN = 1.001
 """What rounding may add to a bound."""
 _COARSER = 1.05
+_HEADROOM = {1: 1.2, 2: 2.0}
+"""How much further than the samples an activation of so many bytes may reach."""
 _ATTEMPTS = 400
 
 
@@ -182,7 +184,7 @@ class _Quantiser:
                 centre=table.centre,
                 table=table.data,
             )
-        low, high = seen.after
+        low, high = (end * _HEADROOM[self.bytes] for end in seen.after)
         if activation.kind == Kind.CLIP and activation.low < 0:
             # Both clamps are wanted, so both ends are those of the clip and not of the samples.
             scale = max((activation.high - activation.low) / self.top, at_least)
