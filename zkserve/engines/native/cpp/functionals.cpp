@@ -1,8 +1,6 @@
 #include "functionals.hpp"
 
 #include <algorithm>
-#include <map>
-#include <tuple>
 #include <utility>
 
 namespace zkserve {
@@ -10,105 +8,13 @@ namespace {
 
 Shared share(Vector v) { return std::make_shared<const Vector>(std::move(v)); }
 
-Vector powers(const Fr& base, size_t count) {
-  Vector out(count, Fr::one());
-  for (size_t i = 1; i < count; ++i) out[i] = out[i - 1] * base;
-  return out;
-}
-
-// The first `count` entries of eq(u).
-Vector truncated_eq(const Fr* u, unsigned bits, uint64_t count) {
-  Vector v = eq_vector(u, bits);
-  v.resize(count);
-  return v;
-}
-
 Vector slice(const Vector& v, size_t begin, size_t count) { return Vector(v.begin() + begin, v.begin() + begin + count); }
 Vector last(const Vector& r, unsigned count) { return slice(r, r.size() - count, count); }
-
-Vector outer(const Vector& a, const Vector& b) {
-  Vector out;
-  out.reserve(a.size() * b.size());
-  for (const Fr& x : a)
-    for (const Fr& y : b) out.push_back(x * y);
-  return out;
-}
-
-void scale_by(Vector& v, const std::vector<uint32_t>& multipliers, size_t first) {
-  for (size_t i = 0; i < v.size(); ++i) v[i] *= Fr::from_u64(multipliers[first + i]);
-}
-
-// eq(u, index) for the `bits` low bits of index.
-Fr eq_at(const Fr* u, unsigned bits, uint64_t index) {
-  Fr out = Fr::one();
-  for (unsigned j = 0; j < bits; ++j) out *= (index >> (bits - 1 - j)) & 1 ? u[j] : Fr::one() - u[j];
-  return out;
-}
-
-// <teq(u, count), eq(rho)>, in O(bits).
-Fr truncated_eqv(const Fr* u, const Fr* rho, unsigned bits, uint64_t count) {
-  if (count >> bits) return eqv(u, rho, bits);
-  Vector suffix(bits + 1, Fr::one());
-  for (unsigned i = bits; i-- > 0;) suffix[i] = suffix[i + 1] * eqv(u + i, rho + i, 1);
-  Fr total = Fr::zero(), prefix = Fr::one();
-  for (unsigned i = 0; i < bits; ++i) {
-    const Fr zero = (Fr::one() - u[i]) * (Fr::one() - rho[i]);
-    if ((count >> (bits - 1 - i)) & 1) {
-      total += prefix * zero * suffix[i + 1];
-      prefix *= u[i] * rho[i];
-    } else {
-      prefix *= zero;
-    }
-  }
-  return total;
-}
-
-// Sum of the first `count` entries of eq(u).
-Fr truncated_sum(const Fr* u, unsigned bits, uint64_t count) {
-  if (count >> bits) return Fr::one();
-  Fr total = Fr::zero(), prefix = Fr::one();
-  for (unsigned i = 0; i < bits; ++i) {
-    if ((count >> (bits - 1 - i)) & 1) {
-      total += prefix * (Fr::one() - u[i]);
-      prefix *= u[i];
-    } else {
-      prefix *= Fr::one() - u[i];
-    }
-  }
-  return total;
-}
-
-Fr sum_of(const Factor& f) {
-  switch (f.kind) {
-    case Factor::Kind::ones:
-      return Fr::from_u64(f.count);
-    case Factor::Kind::eq:
-      return truncated_sum(f.values->data() + f.begin, f.bits, f.count);
-    case Factor::Kind::dense:
-      break;
-  }
-  Fr total = Fr::zero();
-  for (uint64_t i = 0; i < f.count; ++i) total += (*f.values)[f.begin + i];
-  return total;
-}
 
 Fr sums_of(const Factor& lead, const std::vector<Factor>& rest) {
   Fr out = sum_of(lead);
   for (const Factor& f : rest) out *= sum_of(f);
   return out;
-}
-
-// The entries of a leading factor that a piece holds; `coefficient` takes what all of them have in common.
-Factor cut(const Factor& lead, const Piece& piece, Fr& coefficient) {
-  const uint64_t size = uint64_t(1) << piece.log;
-  const auto held = [&](uint64_t entries) { return std::min<uint64_t>(entries > piece.first ? entries - piece.first : 0, size); };
-  if (lead.kind == Factor::Kind::eq && piece.log <= lead.bits && piece.first % size == 0) {
-    const unsigned prefix = lead.bits - piece.log;
-    coefficient *= eq_at(lead.values->data() + lead.begin, prefix, piece.first >> piece.log);
-    return {Factor::Kind::eq, piece.log, lead.values, lead.begin + prefix, held(lead.count)};
-  }
-  Factor all = lead.kind == Factor::Kind::dense ? lead : Factor::dense(expand(lead), lead.bits);
-  return {Factor::Kind::dense, piece.log, all.values, all.begin + piece.first, held(all.count)};
 }
 
 // Functionals of one proof, collected term by term.
@@ -158,7 +64,7 @@ class Collector {
   }
   // Factors of the stored dimensions behind the channel.
   std::vector<Factor> rest_factors(const Tensor& t, const Factor& batch, const Vector& rows, const Vector& columns) const {
-    if (t.flat) return {batch, Factor::dense(outer(rows, columns), t.rest_bits[1])};
+    if (t.flat) return {batch, Factor::dense(outer_product(rows, columns), t.rest_bits[1])};
     return {batch, Factor::dense(rows, t.rest_bits[1]), Factor::dense(columns, t.rest_bits[2])};
   }
   Factor batch_factor(const Shared& e_b) const { return Factor::dense(e_b, clog(D_.batch)); }
@@ -331,7 +237,7 @@ Fr Collector::right_factor_terms(const Equation& e, const EquationVectors& v, co
   } else {
     Vector group = truncated_eq(point.data(), p.group_bits, e.groups);
     for (uint32_t g = 0; g < e.groups; ++g) group[g] *= v.hat_g[g];
-    lead = channel_factor(t, p.s0, outer(group, truncated_eq(point.data() + begin, p.contraction_bits[0], p.group_inputs)));
+    lead = channel_factor(t, p.s0, outer_product(group, truncated_eq(point.data() + begin, p.contraction_bits[0], p.group_inputs)));
   }
 
   std::vector<Factor> rest = {batch};
@@ -391,7 +297,7 @@ void Collector::output_terms(const Fr& beta) {
     dense.push_back(expand(factors[i]));
     dense[i].resize(sizes[i]);
   }
-  const Vector spatial = t.flat ? dense[2] : outer(dense[2], dense[3]);
+  const Vector spatial = t.flat ? dense[2] : outer_product(dense[2], dense[3]);
   const int64_t* y = s_.outputs.data();
   Fr expected = Fr::zero();
   for (const Fr& batch : dense[1])
@@ -458,67 +364,7 @@ Claims Collector::collect(const Fr& V, const Vector& E, const Fr& g, const Fr& s
   return std::move(out_);
 }
 
-Vector pull(Vector v, const std::vector<View>& views, const std::vector<Extent>& extents, bool rows) {
-  for (size_t i = views.size(); i-- > 0;) {
-    const View& view = views[i];
-    const uint32_t size = rows ? extents[i].height : extents[i].width;
-    const unsigned window = rows ? view.kh : view.kw, stride = rows ? view.sh : view.sw, pad = rows ? view.ph : view.pw;
-    Vector pulled(size, Fr::zero());
-    for (size_t o = 0; o < v.size(); ++o)
-      for (unsigned a = 0; a < window; ++a) {
-        const int64_t at = int64_t(stride * o + a) - pad;
-        if (at >= 0 && at < int64_t(size)) pulled[at] += v[o];
-      }
-    v = std::move(pulled);
-  }
-  return v;
-}
-
 }  // namespace
-
-Factor Factor::dense(Shared values, unsigned bits) {
-  const uint64_t count = values->size();
-  return {Kind::dense, bits, std::move(values), 0, count};
-}
-Factor Factor::dense(Vector values, unsigned bits) { return dense(share(std::move(values)), bits); }
-Factor Factor::eq(Shared point, size_t begin, unsigned bits, uint64_t count) {
-  return {Kind::eq, bits, std::move(point), begin, count};
-}
-Factor Factor::eq(Shared point) {
-  const unsigned bits = unsigned(point->size());
-  return {Kind::eq, bits, std::move(point), 0, uint64_t(1) << bits};
-}
-Factor Factor::ones(unsigned bits) { return {Kind::ones, bits, nullptr, 0, uint64_t(1) << bits}; }
-
-Vector eq_vector(const Fr* u, unsigned bits) {
-  Vector out(size_t(1) << bits);
-  out[0] = Fr::one();
-  // From the last variable to the first, so that each pass writes whole halves.
-  for (unsigned i = 0; i < bits; ++i) {
-    const Fr& x = u[bits - 1 - i];
-    const size_t half = size_t(1) << i;
-    for (size_t j = 0; j < half; ++j) {
-      out[half + j] = out[j] * x;
-      out[j] -= out[half + j];
-    }
-  }
-  return out;
-}
-
-Fr eqv(const Fr* a, const Fr* b, unsigned bits) {
-  Fr out = Fr::one();
-  for (unsigned i = 0; i < bits; ++i) {
-    const Fr both = a[i] * b[i];
-    out *= Fr::one() - a[i] - b[i] + both + both;
-  }
-  return out;
-}
-
-Fr sum(const Vector& v) {
-  Fr out = Fr::zero();
-  for (const Fr& x : v) out += x;
-  return out;
-}
 
 Vector rotated(const Vector& chi) {
   Vector out(chi.begin() + 1, chi.end());
@@ -526,197 +372,9 @@ Vector rotated(const Vector& chi) {
   return out;
 }
 
-EquationVectors equation_vectors(const Description& D, const Equation& e, const Vector& point,
-                                 const std::vector<uint32_t>& multipliers) {
-  EquationVectors v;
-  const uint64_t sizes[] = {e.groups, e.group_outputs, D.batch, e.grid_height, e.grid_width};
-  Vector* const parts[] = {&v.e_g, &v.e_c, &v.e_b, &v.e_Y, &v.e_X};
-  const Fr* at = point.data();
-  for (size_t i = 0; i < 5; at += e.point_bits[i++]) *parts[i] = truncated_eq(at, e.point_bits[i], sizes[i]);
-
-  v.hat_g = v.e_g;
-  v.hat_c = v.e_c;
-  if (e.per_channel) scale_by(e.groups == 1 ? v.hat_c : v.hat_g, multipliers, e.first_multiplier);
-  v.multiplier = e.raw || e.per_channel ? Fr::one() : Fr::from_u64(multipliers[e.first_multiplier]);
-  v.channel = outer(v.e_g, v.e_c);
-  v.hat_channel = outer(v.hat_g, v.hat_c);
-
-  if (e.pooled) {
-    v.u_Y.assign(e.grid_height / e.eh, Fr::zero());
-    v.u_X.assign(e.grid_width / e.ew, Fr::zero());
-    v.bar_Y.assign(e.oh, Fr::zero());
-    v.bar_X.assign(e.ow, Fr::zero());
-    for (size_t i = 0; i < v.e_Y.size(); ++i) {
-      v.u_Y[i / e.eh] += v.e_Y[i];
-      v.bar_Y[e.pool_row(i / e.eh, unsigned(i % e.eh))] += v.e_Y[i];
-    }
-    for (size_t i = 0; i < v.e_X.size(); ++i) {
-      v.u_X[i / e.ew] += v.e_X[i];
-      v.bar_X[e.pool_column(i / e.ew, unsigned(i % e.ew))] += v.e_X[i];
-    }
-  } else {
-    v.u_Y = v.bar_Y = v.e_Y;
-    v.u_X = v.bar_X = v.e_X;
-  }
-  return v;
-}
-
-Vector pull_rows(const Vector& v, const std::vector<View>& views, const std::vector<Extent>& extents) {
-  return pull(v, views, extents, true);
-}
-Vector pull_columns(const Vector& v, const std::vector<View>& views, const std::vector<Extent>& extents) {
-  return pull(v, views, extents, false);
-}
-
-uint32_t scaled_multiplier(const Equation& e, size_t index, const std::vector<uint32_t>& multipliers) {
-  if (e.scaled[index].constant) return e.scaled[index].constant;
-  size_t at = e.first_multiplier + e.multiplier_count;
-  for (size_t i = 0; i < index; ++i) at += e.scaled[i].constant == 0;
-  return multipliers[at];
-}
-
-void draw_lookup_challenges(Transcript& t, Challenges& c) {
-  c.alpha = t.challenge();
-  c.lambda = t.challenge();
-}
-
-void draw_constraint_challenges(const Description& D, const std::vector<uint32_t>& multipliers, Transcript& t,
-                                Challenges& c) {
-  c.eta = t.challenge();
-  c.tau = t.challenges(D.n);
-  c.equations.clear();
-  for (const Equation& e : D.equations) {
-    size_t bits = 0;
-    for (unsigned b : e.point_bits) bits += b;
-    c.equations.push_back(equation_vectors(D, e, t.challenges(bits), multipliers));
-  }
-  size_t bits = 0;
-  for (unsigned b : D.output_bits) bits += b;
-  c.output_point = t.challenges(bits);
-}
-
-void draw_mask_challenges(const Description& D, Transcript& t, Challenges& c) {
-  c.chi_x = t.challenge();
-  c.chi = t.challenges(D.k);
-}
-
 Claims claims(const Description& D, const Statement& s, const Challenges& c, const Fr& V, const Vector& E,
               const Fr& g, const Fr& s_M) {
   return Collector(D, s, c).collect(V, E, g, s_M);
-}
-
-TileValues evaluate(const Description& D, const std::vector<Term>& terms, const Vector& rho) {
-  TileValues out = {Vector(D.nW, Fr::zero()), Vector(D.nw, Fr::zero()), Vector(D.nh, Fr::zero()), Vector(1, Fr::zero())};
-  // Many terms share factors, which then meet the same coordinates of rho.
-  std::map<std::pair<unsigned, unsigned>, Vector> tables;
-  std::map<std::tuple<const Vector*, size_t, uint64_t, unsigned, unsigned, bool>, Fr> known;
-  const auto inner_product = [&](const Factor& f, unsigned first) {
-    if (f.kind == Factor::Kind::ones) return Fr::one();
-    const auto key = std::make_tuple(f.values.get(), f.begin, f.count, f.bits, first, f.kind == Factor::Kind::eq);
-    const auto found = known.find(key);
-    if (found != known.end()) return found->second;
-    Fr value = Fr::zero();
-    if (f.kind == Factor::Kind::eq) {
-      value = truncated_eqv(f.values->data() + f.begin, rho.data() + first, f.bits, f.count);
-    } else {
-      Vector& table = tables[{first, f.bits}];
-      if (table.empty()) table = eq_vector(rho.data() + first, f.bits);
-      for (uint64_t i = 0; i < f.count; ++i) value += (*f.values)[f.begin + i] * table[i];
-    }
-    return known.emplace(key, value).first->second;
-  };
-
-  for (const Term& term : terms) {
-    unsigned bits = 0;
-    for (const Factor& f : term.factors) bits += f.bits;
-    unsigned at = D.k - bits;
-    Fr value = term.coefficient * eq_at(rho.data(), at, (term.offset & (D.N - 1)) >> bits);
-    for (const Factor& f : term.factors) {
-      value *= inner_product(f, at);
-      at += f.bits;
-    }
-    out[unsigned(term.family)][term.offset >> D.k] += value;
-  }
-  return out;
-}
-
-Vector expand(const Factor& f) {
-  Vector out;
-  if (f.kind == Factor::Kind::ones) {
-    out.assign(size_t(1) << f.bits, Fr::one());
-  } else if (f.kind == Factor::Kind::eq) {
-    out = eq_vector(f.values->data() + f.begin, f.bits);
-    std::fill(out.begin() + std::min<uint64_t>(f.count, out.size()), out.end(), Fr::zero());
-  } else {
-    out.assign(size_t(1) << f.bits, Fr::zero());
-    std::copy_n(f.values->begin() + f.begin, f.count, out.begin());
-  }
-  return out;
-}
-
-Fr kinds_at(const Description& D, const Vector& row_point) {
-  Fr out = Fr::from_u64(2);
-  for (const Tensor& t : D.tensors) {
-    if (t.function == 0) continue;
-    for (const Piece& piece : t.pieces) {
-      const unsigned bits = piece.log + t.block_bits;
-      out += Fr::from_u64(t.function) * eq_at(row_point.data(), D.nr - bits, piece.offset >> bits);
-    }
-  }
-  return out;
-}
-
-Fr table_at(const Description& D, const Vector& table_point, const Fr& lambda) {
-  const Fr lambda2 = lambda.square();
-  const unsigned segment_bits = D.kt - 8;
-  const Vector segments = eq_vector(table_point.data(), segment_bits);
-  const Fr* v = table_point.data() + segment_bits;
-  Fr s = Fr::zero(), z = Fr::one();
-  for (unsigned i = 0; i < 8; ++i) s += Fr::from_u64(128 >> i) * v[i];
-  for (unsigned i = 1; i < 8; ++i) z *= Fr::one() - v[i];
-  const Fr sel = v[0] * z, sat = v[0] * (Fr::one() - z);
-  Fr out = segments[0] * s + segments[1] * (s + lambda + lambda2 * sel + lambda2 * lambda * sat);
-  if (D.functions.empty()) return out;
-  const Vector entries = eq_vector(v, 8);
-  for (size_t j = 0; j < D.functions.size(); ++j) {
-    Fr value = Fr::zero();
-    for (unsigned i = 0; i < 256; ++i) value += Fr::from_u64(D.functions[j][i]) * entries[i];
-    out += segments[2 + j] * (s + lambda * Fr::from_u64(2 + j) + lambda2 * value);
-  }
-  return out;
-}
-
-Fr rows_at(const Description& D, const Fr* values, const Fr& kind, const Challenges& c) {
-  const Fr lambda2 = c.lambda.square();
-  const auto limbs = [&](unsigned first, unsigned count) {
-    Fr out = Fr::zero();
-    for (unsigned i = 0; i < count; ++i) out += values[first + i] * Fr::from_u64(uint64_t(1) << 8 * i);
-    return out;
-  };
-  Fr eta = c.eta.pow(D.equations.size());
-  Fr out = eta * (values[D.z()] - values[D.sel()] * limbs(D.lo(0), D.A) - Fr::from_u64(D.top) * values[D.sat()]);
-  eta *= c.eta;
-  if (D.PW) {
-    Fr product = Fr::one();
-    for (unsigned w = 0; w < D.PW; ++w) product *= limbs(D.d(w, 0), D.NL);
-    out += eta * product;
-  }
-  Vector f;
-  for (unsigned column : D.range_columns) f.push_back(c.alpha - values[column]);
-  f.push_back(c.alpha - (values[D.hi()] + c.lambda + lambda2 * values[D.sel()] + lambda2 * c.lambda * values[D.sat()]));
-  if (!D.functions.empty()) f.push_back(c.alpha - (values[D.z()] + c.lambda * kind + lambda2 * values[D.y()]));
-  for (unsigned g = 0; g < D.groups3; ++g) {
-    eta *= c.eta;
-    const size_t first = 3 * g, count = std::min<size_t>(3, f.size() - first);
-    // The product of the group's terms, and the sum of products that leave one out.
-    Fr all = Fr::one(), but_one = Fr::zero();
-    for (size_t i = first; i < first + count; ++i) {
-      but_one = but_one * f[i] + all;
-      all *= f[i];
-    }
-    out += eta * (values[D.columns + g] * all - but_one);
-  }
-  return out;
 }
 
 }  // namespace zkserve

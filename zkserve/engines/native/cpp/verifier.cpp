@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "constraints.hpp"
 #include "functionals.hpp"
 #include "verification.hpp"
 
