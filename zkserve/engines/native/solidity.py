@@ -12,11 +12,16 @@ from pathlib import Path
 from textwrap import indent
 from typing import Final
 
-from zkserve.engines.native.description import Description, decode, digest
-from zkserve.engines.native.straightline import Verifier, Words
-from zkserve.engines.native.yul import Graph, Root, Value
+from zkserve.engines.native import certificate
+from zkserve.engines.native.description import Description, digest
+from zkserve.engines.native.evm.claim import ClaimValue
+from zkserve.engines.native.evm.equations import Equations
+from zkserve.engines.native.evm.opening import opening
+from zkserve.engines.native.evm.tiles import TileWeights
+from zkserve.engines.native.evm.words import Words
+from zkserve.engines.native.evm.yul import Graph, Root, Value
 
-_SOURCES: Final = Path(__file__).parent / "contract"
+_SOURCES: Final = Path(__file__).parent / "evm/contract"
 _INTERFACE: Final = _SOURCES / "IProofVerifier.sol"
 _LIBRARY: Final = _SOURCES / "NativeProof.sol"
 _TEMPLATE: Final = _SOURCES / "verifier.txt"
@@ -37,7 +42,11 @@ _PUBLIC_SUM: Final = """\
         }
 """
 _HIDDEN_INPUT: Final = """\
-    function _inputDigest(uint256 input, uint256 at) private pure returns (bytes32 digest, bool ok) {
+    function _inputDigest(uint256 input, uint256 at)
+        private
+        pure
+        returns (bytes32 digest, bool ok)
+    {
         (digest, ok) = inputDigest(at + «atInputPoint», «scratch»);
         assembly ("memory-safe") {
             ok := and(ok, eq(digest, calldataload(input)))
@@ -69,12 +78,13 @@ def generate(description: bytes, *, srs_digest: bytes, g2_s: bytes, mode: int) -
     give the same text.
 
     Raises:
-        DescriptionInvalid: the description is not one, or may not be used.
+        DescriptionInvalid: the description is refused, or its layout would leak: the gate of the
+            rank certificate is run here too.
 
     """
     if mode not in (0, 1) or len(srs_digest) != 32 or len(g2_s) != 128:
         raise ValueError("mode is 0 or 1, an SRS digest has 32 bytes, [s]_2 has 128")
-    d = decode(description)
+    d = certificate.check(description)
     return _Writer(d, digest(description), srs_digest, g2_s, hidden=mode == 1).source()
 
 
@@ -126,10 +136,12 @@ class _Writer:
         graph = Graph()
         addresses = self._addresses()
         words = self._words(graph, addresses)
-        verifier = Verifier(d, words)
-        claim = [Root(address=m.factors + 32 * (d.evaluations + 3), value=verifier.claim())]
-        factors, conditions = verifier.opening()
-        scalars = [*verifier.tiles(), *factors]
+        equations = Equations(d, words)
+        claim = [
+            Root(address=m.factors + 32 * (d.evaluations + 3), value=ClaimValue(equations).value())
+        ]
+        factors, conditions = opening(h.k, words)
+        scalars = [*TileWeights(equations).values(), *factors]
         final = [
             Root(address=m.scalars + 32 * index, value=value, reduced=False)
             for index, value in enumerate(scalars)

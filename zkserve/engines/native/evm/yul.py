@@ -1,13 +1,12 @@
 """Straight-line arithmetic mod p as Yul.
 
 A :class:`Graph` collects expressions over words in memory; equal expressions are one node.
-:meth:`Graph.emit` turns named roots into assembly statements: what is used more than once is kept in
-a word of memory, the rest is nested, so that a multiplication in a chain costs little more than its
-own 8 gas.
+:meth:`Graph.emit` turns roots into assembly statements: what is used more than once is kept in a
+word of memory, the rest is nested, so that a multiplication costs little more than its own 8 gas.
 
 Sums are reduced lazily. Every node knows the largest integer it can be at run time; ``add`` is used
-as long as that fits a word, and ``mulmod`` takes unreduced operands. Only the results of :meth:`emit`
-that are asked for as ``reduced`` are below p.
+as long as that fits a word, and ``mulmod`` takes unreduced operands. Only the results of
+:meth:`Graph.emit` that are asked for as ``reduced`` are below p.
 """
 
 from __future__ import annotations
@@ -39,16 +38,23 @@ _GAS: Final = {
 class Value:
     """A node of a graph, with the operators of a field."""
 
-    __slots__ = ("args", "bound", "graph", "number", "op")
+    __slots__ = ("args", "bound", "graph", "literal", "number", "op")
 
     def __init__(
-        self, graph: Graph, op: str, args: tuple[Value, ...] | int, bound: int, number: int
+        self,
+        graph: Graph,
+        op: str,
+        args: tuple[Value, ...],
+        bound: int,
+        number: int,
+        literal: int,
     ) -> None:
         self.graph = graph
         self.op = op
         self.args = args
         self.bound = bound
         self.number = number
+        self.literal = literal
 
     def __add__(self, other: Value | int) -> Value:
         return self.graph.add(self, self.graph.value(other))
@@ -75,9 +81,9 @@ class Value:
         return self.graph.power(self, exponent)
 
     @property
-    def children(self) -> tuple[Value, ...]:
-        """The nodes this one is computed from."""
-        return () if self.op in _LEAVES else self.args  # type: ignore[return-value]
+    def constant(self) -> int | None:
+        """The number that a constant stands for; None for other nodes."""
+        return self.literal if self.op == "const" else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +102,10 @@ class Graph:
         self._nodes: dict[tuple[object, ...], Value] = {}
         self._powers: dict[int, dict[int, Value]] = {}
 
-    def _node(self, op: str, args: tuple[Value, ...] | int, bound: int, *key: object) -> Value:
-        identity = (op, *key) if key else (op, *(arg.number for arg in args))  # type: ignore[union-attr]
+    def _node(self, op: str, args: tuple[Value, ...], bound: int, literal: int = 0) -> Value:
+        identity = (op, literal, *(arg.number for arg in args))
         if identity not in self._nodes:
-            self._nodes[identity] = Value(self, op, args, bound, len(self._nodes))
+            self._nodes[identity] = Value(self, op, args, bound, len(self._nodes), literal)
         return self._nodes[identity]
 
     def value(self, number: Value | int) -> Value:
@@ -107,30 +113,29 @@ class Graph:
         if isinstance(number, Value):
             return number
         number %= P
-        return self._node("const", number, number, number)
+        return self._node("const", (), number, number)
 
     def load(self, address: int) -> Value:
         """Return the word at an address, which must hold a value below p when it is read."""
-        return self._node("load", address, P - 1, address)
+        return self._node("load", (), P - 1, address)
 
     def signed(self, address: int) -> Value:
         """Return the two's complement word at an address, of magnitude below ``2**62``."""
-        return self._node("signed", address, P + (1 << 62), address)
+        return self._node("signed", (), P + (1 << 62), address)
 
     def add(self, a: Value, b: Value) -> Value:
         """Return ``a + b``."""
         if a.number > b.number:
             a, b = b, a
-        if a.op == "const" and b.op == "const":
-            return self.value(a.args + b.args)  # type: ignore[operator]
+        if a.constant is not None and b.constant is not None:
+            return self.value(a.constant + b.constant)
         for x, y in ((a, b), (b, a)):
-            if x.op == "const":
-                if x.args == 0:
-                    return y
-                if x.args > P // 2:  # type: ignore[operator]
-                    return self.sub(y, self.value(-x.args))  # type: ignore[operator]
-            if x.op == "sub" and x.children[1] is y:
-                return x.children[0]
+            if x.constant == 0:
+                return y
+            if x.constant is not None and x.constant > P // 2:
+                return self.sub(y, self.value(-x.constant))
+            if x.op == "sub" and x.args[1] is y:
+                return x.args[0]
         if a.bound + b.bound <= _WORD:
             return self._node("add", (a, b), a.bound + b.bound)
         return self._node("addmod", (a, b), P - 1)
@@ -139,21 +144,18 @@ class Graph:
         """Return ``a - b``."""
         if a is b:
             return self.value(0)
-        if b.op == "const":
-            if b.args == 0:
+        if b.constant is not None:
+            if b.constant == 0:
                 return a
-            if a.op == "const":
-                return self.value(a.args - b.args)  # type: ignore[operator]
-            if b.args > P // 2:  # type: ignore[operator]
-                return self.add(a, self.value(-b.args))  # type: ignore[operator]
-        if b.op == "sub" and a.op == "const" and a.args == 0 and b.children[0].op == "const":
-            if b.children[0].args == 0:
-                return b.children[1]
+            if a.constant is not None:
+                return self.value(a.constant - b.constant)
+            if b.constant > P // 2:
+                return self.add(a, self.value(-b.constant))
+        if a.constant == 0 and b.op == "sub" and b.args[0].constant == 0:
+            return b.args[1]
         if b.bound > P:
             b = self._node("mod", (b,), P - 1)
-        if a.op == "const" and a.args in (0, 1):
-            return self._node("sub", (a, b), P + a.args)  # type: ignore[operator]
-        if a.bound + P > _WORD:
+        if a.constant is None and a.bound + P > _WORD:
             a = self._node("mod", (a,), P - 1)
         return self._node("sub", (a, b), a.bound + P)
 
@@ -161,16 +163,15 @@ class Graph:
         """Return ``a * b``."""
         if a.number > b.number:
             a, b = b, a
-        if a.op == "const" and b.op == "const":
-            return self.value(a.args * b.args)  # type: ignore[operator]
+        if a.constant is not None and b.constant is not None:
+            return self.value(a.constant * b.constant)
         for x, y in ((a, b), (b, a)):
-            if x.op == "const":
-                if x.args == 0:
-                    return x
-                if x.args == 1:
-                    return y
-                if x.args > P // 2:  # type: ignore[operator]
-                    return self.sub(self.value(0), self.mul(y, self.value(-x.args)))  # type: ignore[operator]
+            if x.constant == 0:
+                return x
+            if x.constant == 1:
+                return y
+            if x.constant is not None and x.constant > P // 2:
+                return self.sub(self.value(0), self.mul(y, self.value(-x.constant)))
         return self._node("mul", (a, b), P - 1)
 
     def power(self, base: Value, exponent: int) -> Value:
@@ -213,7 +214,7 @@ class Graph:
         for stage in stages:
             statements: list[tuple[Value, int | None]] = []
             for root in stage:
-                waiting = [node for node in _reachable([root.value]) if node.number in kept - done]
+                waiting = [node for node in reachable([root.value]) if node.number in kept - done]
                 for node in waiting:
                     done.add(node.number)
                     statements.append((node, None))
@@ -231,10 +232,10 @@ class Graph:
 
         The second result is the number of stack items that each expression takes.
         """
-        nodes = _reachable([root.value for root in roots])
+        nodes = reachable([root.value for root in roots])
         uses: dict[int, int] = {}
         for node in nodes:
-            for child in node.children:
+            for child in node.args:
                 uses[child.number] = uses.get(child.number, 0) + 1
         for root in roots:
             uses[root.value.number] = uses.get(root.value.number, 0) + 1
@@ -245,20 +246,20 @@ class Graph:
         for node in nodes:
             number = node.number
             while True:
-                parts = [6 if c.number in kept else gas[c.number] for c in node.children]
-                heights = [1 if c.number in kept else height[c.number] for c in node.children]
-                sizes = [1 if c.number in kept else size[c.number] for c in node.children]
+                parts = [6 if c.number in kept else gas[c.number] for c in node.args]
+                heights = [1 if c.number in kept else height[c.number] for c in node.args]
+                sizes = [1 if c.number in kept else size[c.number] for c in node.args]
                 height[number] = _height(node, heights)
                 size[number] = 1 + sum(sizes)
                 if height[number] <= _HEIGHT and size[number] <= _SIZE:
                     break
                 heavy = max(
-                    (c for c in node.children if c.op not in _LEAVES and c.number not in kept),
+                    (c for c in node.args if c.op not in _LEAVES and c.number not in kept),
                     key=lambda c: (height[c.number] > _HEIGHT // 2, size[c.number]),
                 )
                 kept.add(heavy.number)
             gas[number] = sum(parts) + _GAS[node.op]
-            if node.op == "sub" and node.children[0].op == "const":
+            if node.op == "sub" and node.args[0].constant is not None:
                 gas[number] -= 6
             count = uses[number]
             if node.op not in _LEAVES and gas[number] * (count - 1) > 6 + 6 * count:
@@ -274,7 +275,7 @@ def _write(
 ) -> tuple[list[str], int]:
     last: dict[int, int] = {}
     for index, (node, address) in enumerate(s for stage in order for s in stage):
-        inner = node.children if address is None else (node,)
+        inner = node.args if address is None else (node,)
         for used in _inline(inner, kept):
             last[used] = index
     places: dict[int, int] = {}
@@ -286,7 +287,7 @@ def _write(
         lines = []
         for node, address in stage:
             text = _text(node, places, heights, top=address is None)
-            inner = node.children if address is None else (node,)
+            inner = node.args if address is None else (node,)
             for used in _inline(inner, kept):
                 if last[used] == index and used in places:
                     free.append(places[used])
@@ -303,14 +304,15 @@ def _write(
     return texts, end
 
 
-def _reachable(roots: Iterable[Value]) -> list[Value]:
+def reachable(roots: Iterable[Value]) -> list[Value]:
+    """Return the nodes that some roots are computed from, each after its operands."""
     seen: dict[int, Value] = {}
     stack = list(roots)
     while stack:
         node = stack.pop()
         if node.number not in seen:
             seen[node.number] = node
-            stack.extend(node.children)
+            stack.extend(node.args)
     return [seen[number] for number in sorted(seen)]
 
 
@@ -323,7 +325,7 @@ def _inline(nodes: Sequence[Value], kept: set[int]) -> set[int]:
         if node.number in kept:
             found.add(node.number)
         else:
-            stack.extend(node.children)
+            stack.extend(node.args)
     return found
 
 
@@ -334,7 +336,7 @@ def _height(node: Value, heights: list[int]) -> int:
         return 1 + heights[0]
     if node.op == "sub":
         a, b = heights
-        if node.children[0].op == "const" and node.children[0].args in (0, 1):
+        if node.args[0].constant in (0, 1):
             return max(b, 2)
         heights = [a, max(b, 2)]
     low, high = sorted(heights)
@@ -343,23 +345,22 @@ def _height(node: Value, heights: list[int]) -> int:
 
 
 def _text(node: Value, places: dict[int, int], heights: dict[int, int], *, top: bool) -> str:
-    """Write an expression; Yul evaluates the last argument first, so the deeper one stands there."""
+    """Write an expression; the deeper operand stands last, where Yul begins."""
     if node.number in places and not top:
         return f"mload({places[node.number]:#x})"
     if node.op == "const":
-        return str(node.args) if node.args < 1 << 32 else f"{node.args:#x}"  # type: ignore[operator]
+        return str(node.literal) if node.literal < 1 << 32 else f"{node.literal:#x}"
     if node.op == "load":
-        return f"mload({node.args:#x})"
+        return f"mload({node.literal:#x})"
     if node.op == "signed":
-        return f"add(p, mload({node.args:#x}))"
-    texts = [_text(child, places, heights, top=False) for child in node.children]
+        return f"add(p, mload({node.literal:#x}))"
+    texts = [_text(child, places, heights, top=False) for child in node.args]
     if node.op == "mod":
         return f"mod({texts[0]}, p)"
-    depths = [1 if c.number in places else heights[c.number] for c in node.children]
+    depths = [1 if c.number in places else heights[c.number] for c in node.args]
     if node.op == "sub":
-        first = node.children[0]
-        if first.op == "const" and first.args in (0, 1):
-            return f"sub({'p1' if first.args else 'p'}, {texts[1]})"
+        if node.args[0].constant in (0, 1):
+            return f"sub({'p1' if node.args[0].constant else 'p'}, {texts[1]})"
         texts[1], depths[1] = f"sub(p, {texts[1]})", max(depths[1], 2)
     light, heavy = texts if depths[1] >= depths[0] else texts[::-1]
     if node.op in {"add", "sub"}:

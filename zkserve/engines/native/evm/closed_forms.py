@@ -7,12 +7,12 @@ are zero from the real size on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from zkserve.engines.native.description import Piece, Product, View, clog
-from zkserve.engines.native.yul import Graph, Value
+from zkserve.engines.native.description import Piece, clog
+from zkserve.engines.native.evm.yul import Graph, Value
 
 
 class Vector(Protocol):
@@ -56,6 +56,15 @@ def table(graph: Graph, point: Sequence[Value], count: int | None = None) -> lis
             longer += [entry - one, one]
         entries = longer[:wanted]
     return entries
+
+
+def fold(graph: Graph, entries: Iterable[int], point: Sequence[Value]) -> Value:
+    """Return the multilinear extension of constant entries; equal parts are computed once."""
+    values = [graph.value(entry) for entry in entries]
+    for coordinate in reversed(point):
+        pairs = zip(values[::2], values[1::2], strict=True)
+        values = [low + coordinate * (high - low) for low, high in pairs]
+    return values[0]
 
 
 @dataclass(frozen=True)
@@ -104,25 +113,17 @@ class Rank1:
         return self._walk(zeros, ones, sums)
 
     def _walk(self, zeros: list[Value], ones: list[Value], sums: list[Value]) -> Value:
-        """Sum the products over all indices below ``size``, bit by bit of ``size``."""
-        one = self.graph.value(1)
-        suffix = [one]
+        """Sum the products over all indices below ``size``."""
+        suffix = [self.graph.value(1)]
         for factor in reversed(sums):
             suffix.append(factor * suffix[-1])
         suffix.reverse()
-        if self.size == 1 << self.bits:
+        rest = (1 << self.bits) - self.size
+        if rest == 0:
             return suffix[0]
-        total, prefix = self.graph.value(0), one
-        for position in range(self.bits):
-            rest = self.size & ((1 << (self.bits - position)) - 1)
-            if rest == 0:
-                break
-            if rest >> (self.bits - 1 - position):
-                total = total + prefix * zeros[position] * suffix[position + 1]
-                prefix = prefix * ones[position]
-            else:
-                prefix = prefix * zeros[position]
-        return total
+        if rest.bit_count() < self.size.bit_count():
+            return suffix[0] - _below(ones, zeros, suffix, rest)
+        return _below(zeros, ones, suffix, self.size)
 
     def cut(self, first: int, log: int) -> tuple[Value, Vector]:
         """Return a factor and a vector of ``2**log`` entries: those from ``first`` on."""
@@ -135,6 +136,26 @@ class Rank1:
         lead = Rank1(self.graph, self.factors[: self.bits - log], 1 << (self.bits - log))
         size = min(1 << log, self.size - first)
         return lead.at(first >> log), Rank1(self.graph, self.factors[self.bits - log :], size)
+
+
+def _below(zeros: list[Value], ones: list[Value], suffix: list[Value], size: int) -> Value:
+    """Sum the products over all indices below ``size``, bit by bit of it.
+
+    With zeros and ones exchanged: over the ``size`` largest indices. ``suffix`` holds for each
+    position the sum over all bits from there on.
+    """
+    graph = suffix[-1].graph
+    total, prefix = graph.value(0), graph.value(1)
+    for position, (zero, one) in enumerate(zip(zeros, ones, strict=True)):
+        rest = size & ((1 << (len(zeros) - position)) - 1)
+        if rest == 0:
+            break
+        if rest >> (len(zeros) - 1 - position):
+            total = total + prefix * zero * suffix[position + 1]
+            prefix = prefix * one
+        else:
+            prefix = prefix * zero
+    return total
 
 
 @dataclass(frozen=True)
@@ -240,87 +261,6 @@ def geometric(graph: Graph, ratio: Value, size: int) -> Rank1:
     return Rank1(graph, factors, size)
 
 
-@dataclass(frozen=True)
-class Axis:
-    """How a product term reads one spatial axis of its source: views, then the kernel's taps.
-
-    The entry at a source position is the sum of ``taps[t]·grid[o]`` over all that read it.
-    """
-
-    graph: Graph
-    taps: Rank1
-    grid: Vector
-    """Weights of the positions: accumulators, or the contraction itself, with one tap."""
-    stride: int
-    dilation: int
-    padding: int
-    views: tuple[tuple[int, int, int, int], ...]
-    """For each view its window, stride, padding and size of the result."""
-    size: int
-
-    @property
-    def bits(self) -> int:
-        """Number of variables."""
-        return clog(self.size)
-
-    def total(self) -> Value:
-        """Return the sum of the entries."""
-        return self.against([self.graph.value(1)] * self.size)
-
-    def pair(self, point: Sequence[Value]) -> Value:
-        """Return the inner product with ``eq(point)``."""
-        if not self.views and self.taps.size == 1 and self.stride == 1 and self.padding == 0:
-            if isinstance(self.grid, Rank1) and self.grid.bits == self.bits:
-                return self.taps.at(0) * self.grid.pair(point)
-        return self.against(table(self.graph, point, self.size))
-
-    def against(self, weights: list[Value]) -> Value:
-        """Return the inner product with any weights of the source positions."""
-        for window, stride, padding, size in self.views:
-            weights = [
-                self.graph.sum(
-                    weights[i]
-                    for i in range(o * stride - padding, o * stride - padding + window)
-                    if 0 <= i < len(weights)
-                )
-                for o in range(size)
-            ]
-        total = self.graph.value(0)
-        for tap in range(self.taps.size):
-            offset = self.dilation * tap - self.padding
-            read = [self.stride * o + offset for o in range(self.grid.size)]
-            seen = [weights[i] if 0 <= i < len(weights) else self.graph.value(0) for i in read]
-            if all(value is seen[0] for value in seen):
-                inner = seen[0] * self.grid.total()
-            else:
-                inner = self.graph.sum(self.grid.at(o) * w for o, w in enumerate(seen))
-            total = total + self.taps.at(tap) * inner
-        return total
-
-
-def product_axis(
-    graph: Graph, product: Product, axis: int, taps: Rank1, grid: Vector, size: int
-) -> Axis:
-    """Return how a convolution reads axis 0 (y) or 1 (x) of its source."""
-    stride, dilation, padding = (
-        (product.sh, product.dh, product.ph),
-        (product.sw, product.dw, product.pw),
-    )[axis]
-    return Axis(graph, taps, grid, stride, dilation, padding, views_of(product.views, axis), size)
-
-
-def plain_axis(graph: Graph, views: Sequence[View], axis: int, grid: Vector, size: int) -> Axis:
-    """Return how a term without kernel reads an axis: through its views alone."""
-    return Axis(graph, Rank1(graph, (), 1), grid, 1, 1, 0, views_of(views, axis), size)
-
-
-def views_of(views: Sequence[View], axis: int) -> tuple[tuple[int, int, int, int], ...]:
-    """Return window, stride, padding and resulting size of each view along an axis."""
-    if axis == 0:
-        return tuple((v.kh, v.sh, v.ph, v.height) for v in views)
-    return tuple((v.kw, v.sw, v.pw, v.width) for v in views)
-
-
 class Cells:
     """A sum of functionals on aligned blocks of ``2**bits`` cells, evaluated at one point.
 
@@ -340,7 +280,7 @@ class Cells:
     def block(
         self, pieces: Sequence[Piece], lead: Vector, rest_bits: int, rest: Value, base: int = 0
     ) -> None:
-        """Add a block stored in pieces; ``rest`` is the value over the dimensions after the first."""
+        """Add a block stored in pieces; ``rest`` is its value over all but its first dimension."""
         end = len(self._point) - rest_bits
         for piece in pieces:
             factor, vector = lead.cut(piece.first, piece.log)
@@ -349,17 +289,16 @@ class Cells:
 
     def value(self) -> Value:
         """Return the value of everything added."""
-        values = dict(self._values)
+        values, zero = dict(self._values), self._graph.value(0)
         for length in range(len(self._point), 0, -1):
             coordinate = self._point[length - 1]
             for prefix in sorted({key[1] >> 1 for key in values if key[0] == length}):
-                low = values.pop((length, 2 * prefix), None)
-                high = values.pop((length, 2 * prefix + 1), None)
-                if low is None:
-                    assert high is not None
-                    merged = high * coordinate
-                elif high is None:
+                low = values.pop((length, 2 * prefix), zero)
+                high = values.pop((length, 2 * prefix + 1), zero)
+                if high is zero:
                     merged = low * (1 - coordinate)
+                elif low is zero:
+                    merged = high * coordinate
                 else:
                     merged = low + coordinate * (high - low)
                 key = (length - 1, prefix)
