@@ -19,7 +19,13 @@ from eth_utils.crypto import keccak
 
 from zkserve.engines.native.curve import ORDER
 from zkserve.engines.native.description import HELPER_BLINDS, Description, decode
-from zkserve.engines.native.functionals import Challenges, Messages, claims, equation_weights
+from zkserve.engines.native.functionals import (
+    Challenges,
+    Messages,
+    claims,
+    equation_weights,
+    rotated,
+)
 from zkserve.engines.native.vectors import Family, Term, Vector, eq, eq_prefix
 from zkserve.engines.native.wire import DescriptionInvalid
 
@@ -79,6 +85,10 @@ def check(data: bytes, multipliers: Sequence[int] | None = None) -> Description:
     if certify(description).certificate != description.certificate:
         raise DescriptionInvalid("The certificate digest is not that of the description.")
     if multipliers is not None:
+        if len(multipliers) != description.multipliers:
+            raise DescriptionInvalid(
+                f"The circuit has {description.multipliers} multipliers; got {len(multipliers)}."
+            )
         seed = keccak(replace(description, certificate=bytes(32)).encode())
         for mode in MODES:
             for sample in SAMPLES:
@@ -203,7 +213,7 @@ def _matrix(d: Description, sample: Sample, terms: Iterable[Term]) -> list[list[
     tiles += [(Family.HELPERS, tile) for tile in range(d.header.helper_tiles)]
     folded = {tile: _Folded(d, terms, tile) for tile in tiles}
     chi = sample.claims.chi
-    points = {Family.HELPERS: chi, Family.ROWS: [*chi[1:], chi[0]]}
+    points = {Family.HELPERS: chi, Family.ROWS: rotated(chi)}
     square = sample.claims.chi_x * sample.claims.chi_x % ORDER
 
     rows = []

@@ -396,13 +396,17 @@ def _sums_of_helpers(d: Description, beta: int) -> list[Term]:
     ]
 
 
+def rotated(chi: Sequence[int]) -> list[int]:
+    """Return ``chi'``, the point at which masks of family w are read."""
+    return [*chi[1:], chi[0]]
+
+
 def _mask_point(d: Description, c: Challenges, beta: int) -> list[Term]:
     """Claim 4. Tiles of h are read at chi, the last tile of w at chi rotated by one coordinate.
 
     With one point for both, every round of the final sumcheck would give away a relation between
     weights (section 15, MUST 1).
     """
-    rotated = [*c.chi[1:], c.chi[0]]
     places = tuple(
         Place(
             family=Family.HELPERS,
@@ -418,7 +422,7 @@ def _mask_point(d: Description, c: Challenges, beta: int) -> list[Term]:
     )
     return [
         Term(vectors=eq_bits(c.chi), places=places),
-        Term(vectors=eq_bits(rotated), places=(last_rows,)),
+        Term(vectors=eq_bits(rotated(c.chi)), places=(last_rows,)),
     ]
 
 
