@@ -1,7 +1,8 @@
 #include "range.hpp"
 
 #include <algorithm>
-#include <limits>
+
+#include "masking.hpp"
 
 namespace zkserve {
 namespace {
@@ -99,6 +100,10 @@ RangeLayout::RangeLayout(const Description& D, unsigned bytes) : tiles(D), weigh
   const std::vector<uint64_t> upper = choose_masks(D, bytes, 1, half, D.N, 3 * D.k);
   h_masks.insert(h_masks.end(), upper.begin(), upper.end());
   w_masks = choose_masks(D, bytes, 2, uint64_t(1) << range_table_log, D.N, 4 * D.k);
+  tiles.h_masks = h_masks;
+  for (uint64_t& cell : tiles.h_masks) cell += uint64_t(mask_tile()) << D.k;
+  tiles.w_masks = w_masks;
+  for (uint64_t& cell : tiles.w_masks) cell += uint64_t(columns) << D.k;
 }
 
 size_t RangeLayout::proof_bytes() const {
@@ -156,16 +161,21 @@ Transcript range_transcript(const Description& D, unsigned weight_bytes, const D
   return t;
 }
 
-void draw_range_challenges(const RangeLayout& layout, Transcript& t, RangeChallenges& c) {
+void draw_range_challenges(const RangeLayout& layout, const std::function<Fr()>& next, RangeChallenges& c) {
   const Description& D = layout.tiles;
-  c.eta = t.challenge();
-  c.tau = t.challenges(D.k);
-  c.u = t.challenges(D.k);
-  c.chi_W = t.challenge();
-  c.xi = t.challenge();
+  const auto many = [&](size_t count) {
+    Vector out(count);
+    for (Fr& v : out) v = next();
+    return out;
+  };
+  c.eta = next();
+  c.tau = many(D.k);
+  c.u = many(D.k);
+  c.chi_W = next();
+  c.xi = next();
   for (const Equation& e : D.equations) {
     const unsigned g_bits = clog(e.groups), c_bits = clog(e.group_outputs);
-    const Vector point = t.challenges(g_bits + c_bits);
+    const Vector point = many(g_bits + c_bits);
     RangeChallenges::Outputs out{eq_vector(point.data(), g_bits), eq_vector(point.data() + g_bits, c_bits), {}};
     out.e_g.resize(e.groups);
     out.e_c.resize(e.group_outputs);
@@ -343,6 +353,28 @@ Claims range_claims(const RangeLayout& layout, const std::vector<std::vector<int
     }
   }
   return out;
+}
+
+void check_range_masking(const RangeLayout& layout, Threads& threads) {
+  const Description& D = layout.tiles;
+  const Digest circuit = Hasher().digest(D.digest).u8(uint8_t(layout.weight_bytes)).finish();
+  threads.parallel(2, 1, [&](size_t sample, size_t, unsigned) {
+    Sampler from(Hasher().text("zkserve/native/range/certificate/v1").digest(circuit).u8(0).u8(uint8_t(sample)));
+    RangeChallenges c;
+    c.alpha = from.next();
+    draw_range_challenges(layout, [&] { return from.next(); }, c);
+    c.r = from.next(D.k);
+    c.chi_x = from.next();
+    c.chi = from.next(D.k);
+    c.beta = from.next();
+    const MaskPoint at = MaskPoint::draw(D.k, c.chi_x, c.chi, from);
+    // Terms do not depend on a claim's values, so any will do.
+    std::vector<std::vector<int64_t>> bounds;
+    for (const Equation& e : D.equations) bounds.emplace_back(e.cn, 0);
+    const Claims any =
+        range_claims(layout, bounds, c, Fr::zero(), Vector(layout.nE, Fr::zero()), Fr::zero(), Fr::zero());
+    masking_rank(D, any.terms, at, from);
+  });
 }
 
 }  // namespace zkserve

@@ -5,10 +5,12 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "description.hpp"
 #include "functionals.hpp"
+#include "threads.hpp"
 #include "transcript.hpp"
 
 namespace zkserve {
@@ -81,7 +83,8 @@ struct RangeChallenges {
 
 // A transcript with step 0 absorbed.
 Transcript range_transcript(const Description& D, unsigned weight_bytes, const Digest& srs, const Digest& weights);
-void draw_range_challenges(const RangeLayout& layout, Transcript& t, RangeChallenges& c);
+// Draws eta, tau, u, chi_W, xi and the outputs' weights.
+void draw_range_challenges(const RangeLayout& layout, const std::function<Fr()>& next, RangeChallenges& c);
 
 // sum_g eta^g C_g from columns, then helpers.
 Fr range_groups_at(const RangeLayout& layout, const Fr* values, const RangeChallenges& c);
@@ -90,6 +93,9 @@ Fr range_bracket(const RangeLayout& layout, const Vector& E, const RangeChalleng
 
 Claims range_claims(const RangeLayout& layout, const std::vector<std::vector<int64_t>>& bounds,
                     const RangeChallenges& c, const Fr& V, const Vector& E, const Fr& g, const Fr& s_M);
+
+// The gate of section 14 for this layout: throws Refused unless its masks hide what a proof reveals.
+void check_range_masking(const RangeLayout& layout, Threads& threads);
 
 // Whether `proof` shows that the commitments behind `weights` are those of a quantised network.
 bool verify_range(const Description& D, unsigned weight_bytes, const Digest& srs, const G2Affine& g2_s,

@@ -164,7 +164,7 @@ class RangeAttempt {
       point += backend_.commit(T_.N, &helper_blinds_[t * T_.h_blinds], T_.h_blinds);
       out_.send(point);
     }
-    draw_range_challenges(layout_, out_.transcript, challenges_);
+    draw_range_challenges(layout_, [this] { return out_.transcript.challenge(); }, challenges_);
   }
 
   void prove_rows() {
@@ -285,6 +285,7 @@ class RangeAttempt {
 std::vector<uint8_t> prove_range(const Version& version, unsigned weight_bytes, const Srs& srs,
                                  const std::vector<uint8_t>& owner_key, Threads& threads, const Control& control) {
   const RangeLayout layout(version.D, weight_bytes);
+  check_range_masking(layout, threads);
   const Secret<int32_t> cells = columns_of(layout, version);
   const Digest weights = weights_digest(version.commitments.data(), version.D.nW, version.multipliers);
   const std::unique_ptr<Backend> backend = cpu_backend(layout.tiles, srs, threads);

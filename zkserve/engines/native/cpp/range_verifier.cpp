@@ -30,7 +30,7 @@ bool accepts(const Description& D, unsigned weight_bytes, const Digest& srs, con
   for (const G1Affine& point : fresh) t.absorb(point);
   c.alpha = t.challenge();
   for (const G1Affine& point : helpers) t.absorb(point);
-  draw_range_challenges(layout, t, c);
+  draw_range_challenges(layout, [&] { return t.challenge(); }, c);
   t.absorb(V);
   Fr value = V;
   for (const Vector& sent : rounds) {
