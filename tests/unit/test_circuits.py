@@ -19,8 +19,8 @@ FOLDERS = sorted(
     path.parent for path in (Path(__file__).parents[2] / "circuits").glob("*/recipe.toml")
 )
 ALLOWED = {
-    "README.md", "circuit.lock", "model.onnx", "model.py", "recipe.toml", "samples", "train.py",
-    "weights.safetensors",
+    "README.md", "circuit.lock", "data.py", "model.onnx", "model.py", "recipe.toml", "samples",
+    "train.py", "weights.safetensors",
 }  # fmt: skip
 
 
@@ -44,8 +44,8 @@ def float_outputs(circuit: Recipe, onnx: Path) -> np.ndarray:
     return np.stack([session.run(None, {spec.name: row})[0] for row in rows])
 
 
-def test_both_shown_circuits_are_found() -> None:
-    assert {"breast_cancer", "digits_cnn"} <= {folder.name for folder in FOLDERS}
+def test_all_shown_circuits_are_found() -> None:
+    assert {"breast_cancer", "digits_cnn", "lenet_mnist"} <= {folder.name for folder in FOLDERS}
 
 
 def test_folder_is_a_recipe_of_its_own_name_and_holds_nothing_else(circuit: Recipe) -> None:
@@ -88,7 +88,7 @@ def test_card_states_the_float_accuracy_that_held_out_samples_give(
     assert accuracy >= 0.95
     card = (circuit.folder / "README.md").read_text(encoding="utf-8")
     assert re.search(rf"\| float model \| {accuracy:.1%}".replace("%", " %"), card)
-    assert f"{len(labels)} held-out" in card
+    assert f"{len(labels):,} held-out" in card
     assert re.search(r"\| circuit \| \d+\.\d %", card)
 
 
@@ -102,8 +102,13 @@ def test_card_states_how_many_weights_there_are(circuit: Recipe) -> None:
 
 def test_card_says_what_is_not_proved(circuit: Recipe) -> None:
     card = (circuit.folder / "README.md").read_text(encoding="utf-8")
-    for needed in ("Not proved:", "CC BY 4.0", f"tolerance of {circuit.tolerance:g}"):
+    for needed in ("Not proved:", f"tolerance of {circuit.tolerance:g}"):
         assert needed in card
+
+
+def test_card_names_the_licence_of_the_data(circuit: Recipe) -> None:
+    card = (circuit.folder / "README.md").read_text(encoding="utf-8")
+    assert re.search(r"CC BY(-SA)? \d\.0", card)
 
 
 def test_card_and_recipe_are_those_of_the_lock(circuit: Recipe) -> None:
