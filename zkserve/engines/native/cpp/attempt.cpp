@@ -6,10 +6,10 @@
 
 namespace zkserve {
 
-Attempt::Attempt(const Version& version, Backend& backend, Threads& threads, const Statement& statement,
-                 const Witness& witness, const Secret<int32_t>& input_tile, const Fr& input_blind, Random& random,
-                 const Control& control)
-    : version_(version), D_(version.D), backend_(backend), threads_(threads), statement_(statement),
+Attempt::Attempt(const Version& version, const Commitments& commitments, Backend& backend, Threads& threads,
+                 const Statement& statement, const Witness& witness, const Secret<int32_t>& input_tile,
+                 const Fr& input_blind, Random& random, const Control& control)
+    : version_(version), D_(version.D), commitments_(commitments), backend_(backend), threads_(threads), statement_(statement),
       witness_(witness), input_tile_(input_tile), input_blind_(input_blind), random_(random), control_(control) {}
 
 std::vector<uint8_t> Attempt::run() {
@@ -36,18 +36,9 @@ Secret<Fr> Attempt::scalars(size_t count) {
 void Attempt::commit_fresh() {
   fresh_blinds_ = scalars(D_.nw);
   fresh_masks_ = scalars(D_.w_masks.size());
-  const size_t last = D_.nw - 1;
   for (size_t t = 0; t < D_.nw; ++t) {
     control_.check();
-    G1 point = backend_.commit_small(0, &witness_.cells[t * D_.N], D_.N);
-    point += backend_.commit(D_.N, &fresh_blinds_[t], 1);
-    if (t == last) {
-      // The masks lie anywhere in the last tile.
-      Secret<Fr> masks(D_.N, Fr::zero());
-      for (size_t i = 0; i < D_.w_masks.size(); ++i) masks[D_.w_masks[i] % D_.N] = fresh_masks_[i];
-      point += backend_.commit(0, masks.data(), D_.N);
-    }
-    out_.send(point);
+    out_.send(commitments_.fresh(t, witness_, D_.w_masks, fresh_masks_, fresh_blinds_[t]));
   }
   draw_lookup_challenges(out_.transcript, challenges_);
 }
@@ -92,11 +83,13 @@ void Attempt::commit_helpers() {
   });
   for (size_t t = 0; t < D_.nh; ++t) {
     control_.check();
-    G1 point = backend_.commit(0, &helpers_[t * D_.N], D_.N);
-    point += backend_.commit(D_.N, &helper_blinds_[t * D_.h_blinds], D_.h_blinds);
-    out_.send(point);
+    out_.send(helper_commitment(t));
   }
   draw_constraint_challenges(D_, version_.multipliers, out_.transcript, challenges_);
+}
+
+G1 Attempt::helper_commitment(size_t tile) const {
+  return commitments_.helpers(tile, witness_, helpers_, inverses_, &helper_blinds_[tile * D_.h_blinds]);
 }
 
 void Attempt::prove_constraints() {

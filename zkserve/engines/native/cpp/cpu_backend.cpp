@@ -3,6 +3,7 @@
 
 #include "accumulator.hpp"
 #include "backend.hpp"
+#include "group_sums.hpp"
 #include "msm.hpp"
 
 namespace zkserve {
@@ -264,6 +265,19 @@ class CpuBackend : public Backend {
   G1 commit_small(size_t first, const int32_t* scalars, size_t n) override {
     check(first, n);
     return msm_small(&srs_.g1[first], scalars, n, threads_);
+  }
+  G1 commit_small(const std::vector<uint32_t>& powers, const int32_t* scalars) override {
+    std::vector<G1Affine> bases(powers.size());
+    for (size_t i = 0; i < powers.size(); ++i) bases[i] = srs_.g1[powers[i]];
+    return msm_small(bases.data(), scalars, powers.size(), threads_);
+  }
+  const G1Affine& power(size_t i) const override { return srs_.g1.at(i); }
+  std::vector<G1Affine> group_sums(const std::vector<uint32_t>& powers, const std::vector<uint32_t>& groups,
+                                   size_t count) override {
+    return zkserve::group_sums(srs_.g1.data(), powers, groups, count, threads_);
+  }
+  G1 sum(const std::vector<G1Affine>& points, const Secret<Fr>& scalars) override {
+    return msm(points.data(), scalars.data(), points.size(), threads_);
   }
 
   Secret<Fr> left_table(const Equation& e, const Product& p, const EquationVectors& v,

@@ -50,6 +50,7 @@ Prover::Prover(const Srs& srs, Description description, Mode mode, const int32_t
   if (srs.g1.size() < D.N + (size_t(1) << D.k / 2)) throw Refused("the SRS is too short for the description");
   check_certificate(D, &version_.multipliers, threads_);
   version_.cells.assign(cells, cells + count);
+  commitments_ = std::make_unique<Commitments>(D, *backend_);
   network_ = std::make_unique<Network>(D, version_.cells.data(), version_.multipliers);
   version_.commitments = commit_weights(D, *backend_, version_.cells.data(), version_.blinds);
 }
@@ -138,7 +139,7 @@ Proof Prover::prove(const Digest& context, const int32_t* inputs, size_t count, 
     try {
       std::vector<uint8_t> bytes = prefix(statement, input_commitment);
       const std::vector<uint8_t> rest =
-          Attempt(version_, *backend_, threads_, statement, witness, tile, blind, random, control).run();
+          Attempt(version_, *commitments_, *backend_, threads_, statement, witness, tile, blind, random, control).run();
       bytes.insert(bytes.end(), rest.begin(), rest.end());
       control.phase("verification");
       if (!verify(D, srs_.digest, srs_.g2_s, &context, claim, bytes.data(), bytes.size())) break;

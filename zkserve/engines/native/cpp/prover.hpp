@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "backend.hpp"
+#include "commitments.hpp"
 #include "main_sumcheck.hpp"
 #include "proof_writer.hpp"
 #include "random.hpp"
@@ -33,7 +34,7 @@ struct Version {
 class Attempt {
  public:
   // All outlive this. `input_tile` and `input_blind` are those of C_X in hidden mode, otherwise unused.
-  Attempt(const Version& version, Backend& backend, Threads& threads, const Statement& statement,
+  Attempt(const Version& version, const Commitments& commitments, Backend& backend, Threads& threads, const Statement& statement,
           const Witness& witness, const Secret<int32_t>& input_tile, const Fr& input_blind, Random& random,
           const Control& control);
   virtual ~Attempt() = default;
@@ -47,14 +48,18 @@ class Attempt {
   // Sums of the row constraints and of the table's, which an honest witness makes zero.
   virtual Fr row_sum(const Rows&) const { return Fr::zero(); }
   virtual Fr table_sum() const { return Fr::zero(); }
+  virtual G1 helper_commitment(size_t tile) const;
 
   const Version& version_;
   const Description& D_;
+  const Commitments& commitments_;
   Backend& backend_;
   Threads& threads_;
   const Statement& statement_;
   const Witness& witness_;
   Challenges challenges_;
+  Secret<Fr> terms_, inverses_;         // of lookups, by table entry
+  Secret<Fr> helpers_, helper_blinds_;  // family h: nh * N cells; 16 blinds for each tile
 
  private:
   void commit_fresh();
@@ -73,9 +78,7 @@ class Attempt {
   const Control& control_;
   ProofWriter out_;
 
-  Secret<Fr> terms_, inverses_;
   Secret<Fr> fresh_masks_, fresh_blinds_;    // of family w
-  Secret<Fr> helpers_, helper_blinds_;       // family h: nh * N cells; 16 blinds for each tile
   std::unique_ptr<NetworkRows> rows_;
   Fr V_, g_, s_M_;
   Vector E_;
@@ -121,6 +124,7 @@ class Prover {
   Version version_;
   Threads threads_;
   std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Commitments> commitments_;
   std::unique_ptr<Network> network_;
   std::mutex busy_;
 };
