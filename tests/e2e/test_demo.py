@@ -123,8 +123,8 @@ def test_the_demo_proves_settles_and_verifies_two_predictions(demo: Demo):
     for prediction in (over_http, on_chain):
         assert prediction.keys() == PROMISED
         assert prediction["model"] == "breast_cancer"
-        assert prediction["engine"].startswith("ezkl ")
-        assert prediction["weights_mode"] == "hashed"
+        assert prediction["engine"].startswith("native ")
+        assert prediction["weights_mode"] == "committed"
         assert prediction["verified_offline"] is True
         assert prediction["rows"] > 0
         assert prediction["prove_s"] > 0

@@ -85,7 +85,7 @@ def commands(
 
 
 COMMANDS = dict(commands())
-READ_NO_SETTINGS = {("verify",), ("demo",)}
+READ_NO_SETTINGS = {("verify",), ("demo",), ("srs", "import")}
 each_command = pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
 
 
