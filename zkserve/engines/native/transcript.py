@@ -9,7 +9,9 @@ from eth_utils.crypto import keccak
 
 from zkserve.engines.native.curve import ORDER
 
-_START: Final = keccak(text="zkserve/native/transcript/v1")
+INFERENCE: Final = "zkserve/native/transcript/v1"
+REGISTRATION: Final = "zkserve/native/range/v1"
+"""What the transcript of each kind of proof starts from."""
 _CONTEXT: Final = keccak(text="zkserve/native/context/v1")
 _WEIGHTS: Final = keccak(text="zkserve/native/weights/v1")
 _INPUT: Final = keccak(text="zkserve/native/input/v1")
@@ -24,8 +26,8 @@ OUTPUT_BOUND: Final = 1 << 62
 class Transcript:
     """Turns what a prover has sent into the challenges that follow."""
 
-    def __init__(self) -> None:
-        self._state = _START
+    def __init__(self, start: str = INFERENCE) -> None:
+        self._state = keccak(text=start)
         self._buffer = b""
         self._count = 0
 

@@ -7,21 +7,20 @@ ask both. A proof of a small network takes it a fraction of a second.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from eth_utils.crypto import keccak
 
-from zkserve.engines.native import opening as openings
 from zkserve.engines.native.constraints import bracket
-from zkserve.engines.native.curve import G1, ORDER, g1_from_bytes, g2_from_bytes
+from zkserve.engines.native.curve import ORDER, g2_from_bytes
 from zkserve.engines.native.description import Description, decode, digest
 from zkserve.engines.native.functionals import Challenges, Messages, claims, equation_weights
+from zkserve.engines.native.opening import holds
+from zkserve.engines.native.proof import ProofReader, check_weights, run_rounds
 from zkserve.engines.native.transcript import (
     OUTPUT_BOUND,
     Transcript,
     hidden_input_digest,
     statement,
-    weights_digest,
 )
 from zkserve.engines.native.vectors import Family, evaluate
 from zkserve.errors import ProofInvalid
@@ -71,40 +70,6 @@ def verify(
         raise ProofInvalid(f"The proof is not a native proof of its claim: {exc}") from exc
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Part:
-    """Scalars or points as they came, and as read."""
-
-    data: bytes
-    values: list[int]
-    points: list[G1]
-
-
-class _Proof:
-    """Reads the parts of a proof in order; every scalar and point is checked before use."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at = 0
-
-    def take(self, size: int) -> bytes:
-        data = self._data[self._at : self._at + size]
-        self._at += size
-        return data
-
-    def scalars(self, count: int) -> _Part:
-        data = self.take(32 * count)
-        values = [int.from_bytes(data[i : i + 32], "big") for i in range(0, len(data), 32)]
-        if len(values) != count or any(value >= ORDER for value in values):
-            raise ProofInvalid("A scalar of the proof is not below the order of the group.")
-        return _Part(data=data, values=values, points=[])
-
-    def points(self, count: int) -> _Part:
-        data = self.take(64 * count)
-        points = [g1_from_bytes(data[i : i + 64]) for i in range(0, len(data), 64)]
-        return _Part(data=data, values=[], points=points)
-
-
 def _verify(
     d: Description,
     d_digest: bytes,
@@ -127,28 +92,23 @@ def _verify(
         raise ProofInvalid("The SRS has the secret zero.")
 
     h = d.header
-    proof = _Proof(data)
+    proof = ProofReader(data)
     own_context = proof.take(32)
     if context is not None and own_context != context:
         raise ProofInvalid("The proof was made for another registration.")
     weight_points = proof.points(h.weight_tiles)
     input_points = proof.points(int(hidden))
-    multipliers = tuple(int.from_bytes(proof.take(4), "big") for _ in range(d.multipliers))
+    multipliers = proof.multipliers(d.multipliers)
     row_points, helper_points = proof.points(h.row_tiles), proof.points(h.helper_tiles)
     total = proof.scalars(1)
     rounds = [proof.scalars(degree) for degree in d.degrees]
     evaluations, masked = proof.scalars(d.evaluations), proof.scalars(1)
     folds = [proof.scalars(2) for _ in range(h.k)]
-    opened_h, opened = proof.points(1), proof.points(3)
-    values, witnesses = proof.scalars(6), proof.points(2)
+    opened = proof.opening()
 
-    if None in weight_points.points or None in input_points.points:
+    check_weights(weight_points, multipliers, weights)
+    if None in input_points.points:
         raise ProofInvalid("A commitment to weights or input is the point at infinity.")
-    if any(not 1 <= multiplier < 1 << 16 for multiplier in multipliers):
-        raise ProofInvalid("A multiplier is not between 1 and 65535.")
-    points = [weight_points.data[i : i + 64] for i in range(0, 64 * h.weight_tiles, 64)]
-    if weights_digest(points, multipliers) != weights:
-        raise ProofInvalid("The proof is about other weights.")
     if hidden and hidden_input_digest(input_points.data) != claimed_input:
         raise ProofInvalid("The proof is about another input.")
 
@@ -178,7 +138,7 @@ def _verify(
         for equation, (own, _), point in zip(d.equations, split, equations, strict=True)
     ]
     transcript.absorb(total.data)
-    r, claim = _rounds(transcript, rounds, total.values[0])
+    r, claim = run_rounds(transcript, rounds, total.values[0])
     transcript.absorb(evaluations.data)
     chi_x = transcript.challenge()
     chi = transcript.challenges(h.k)
@@ -220,17 +180,9 @@ def _verify(
         packed_input=None if hidden else claimed_input,
         outputs=outputs,
     )
-    rho, claim = _rounds(transcript, folds, claim)
+    rho, claim = run_rounds(transcript, folds, claim)
 
-    transcript.absorb(opened_h.data)
-    theta, gamma = transcript.challenges(2)
-    transcript.absorb(opened.data)
-    zeta = transcript.challenge()
-    transcript.absorb(values.data)
-    nu = transcript.challenge()
-    transcript.absorb(witnesses.data)
-    omega = transcript.challenge()
-    g_zeta, g_inverse, h_zeta, h_inverse, s_zeta, inverse = values.values
+    opening = opened.challenged(transcript)
     weight_of = evaluate(terms, rho, d.cells)
     families = {
         Family.WEIGHTS: weight_points,
@@ -243,26 +195,7 @@ def _verify(
         for family, part in families.items()
         for tile, point in enumerate(part.points)
     ]
-    opening = openings.Opening(
-        h=opened_h.points[0],
-        quotient=opened.points[0],
-        g=opened.points[1],
-        s=opened.points[2],
-        g_zeta=g_zeta,
-        g_inverse=g_inverse,
-        h_zeta=h_zeta,
-        h_inverse=h_inverse,
-        s_zeta=s_zeta,
-        inverse=inverse,
-        w1=witnesses.points[0],
-        w2=witnesses.points[1],
-        theta=theta,
-        gamma=gamma,
-        zeta=zeta,
-        nu=nu,
-        omega=omega,
-    )
-    if not openings.holds(opening, tiles, point=rho, value=claim, g2_s=secret_2):
+    if not holds(opening, tiles, point=rho, value=claim, g2_s=secret_2):
         raise ProofInvalid("The pairing equation does not hold: the claim is not proven.")
 
 
@@ -286,18 +219,3 @@ def _check_sizes(
         raise ProofInvalid(f"The circuit has {d.outputs} outputs; got {len(outputs)}.")
     if any(type(value) is not int or abs(value) >= OUTPUT_BOUND for value in outputs):
         raise ProofInvalid("Outputs are integers strictly between -2^62 and 2^62.")
-
-
-def _rounds(transcript: Transcript, rounds: Sequence[_Part], claim: int) -> tuple[list[int], int]:
-    """Run sumcheck rounds whose linear coefficient is implied by the claim before."""
-    point = []
-    for sent in rounds:
-        transcript.absorb(sent.data)
-        constant, *others = sent.values
-        linear = claim - 2 * constant - sum(others)
-        r = transcript.challenge()
-        claim = 0
-        for coefficient in reversed((constant, linear, *others)):
-            claim = (claim * r + coefficient) % ORDER
-        point.append(r)
-    return point, claim
