@@ -8,68 +8,34 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from tests.native_circuits import CIRCUITS
+from tests.native_proofs import Version, development_srs
 from tests.native_vectors import FOLDER, Case, ProofVector, altered, parts, write
-from zkserve.engines.native import core
 from zkserve.engines.native.curve import ORDER
 from zkserve.engines.native.description import Description
-from zkserve.engines.native.transcript import context
 from zkserve.engines.native.verifier import verify
 from zkserve.errors import ProofInvalid
-
-CHAIN_ID, REGISTRY, VERSION_ID = 31337, "0x1234567890123456789012345678901234567890", 7
-MULTIPLIERS = {
-    "dense": [900, 300],
-    "convolutions": [600, 9000, 5000, 7000, 20000, 300, 40000, 9000, 20000, 30000, 60000, 300],
-    "wide": [65535, 60000, 50000, 65000, 777, 65535],
-}
 
 
 def main() -> None:
     """Make every file."""
-    extension = core.load()
     with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder) / "srs")
-        extension.srs_generate(path, (1 << 10) + 32)
-        srs = extension.Srs(path, 0)
+        srs = development_srs(Path(folder))
         for name, make in CIRCUITS.items():
             for mode in (0, 1):
-                vector = prove(extension, srs, name, make(), mode)
+                version = Version(srs, name, make(), mode)
+                vector = with_cases(make(), version.prove(version.input()))
                 (FOLDER / f"{vector.name}.json").write_text(write(vector))
 
 
-def prove(extension: object, srs: object, name: str, d: Description, mode: int) -> ProofVector:
-    """Return an honest proof and its cases."""
-    rng = np.random.default_rng(len(name))
-    h, tensor = d.header, d.tensors[0]
-    cells = rng.integers(-7, 8, h.weight_tiles << h.k, dtype=np.int32)
-    blinds = b"".join(rng.bytes(31).rjust(32, b"\0") for _ in range(h.weight_tiles))
-    multipliers = MULTIPLIERS[name]
-    prover = extension.Prover(srs, d.encode(), mode, cells, blinds, multipliers, 1)
-    shape = (h.batch, tensor.channels, tensor.height, tensor.width)
-    values = rng.integers(0, 256**h.input_bytes, shape, dtype=np.int32)
-    where = context(chain_id=CHAIN_ID, registry=REGISTRY, version_id=VERSION_ID)
-    blind = rng.bytes(31).rjust(32, b"\0") if mode else None
-    claimed, outputs, proof = prover.prove(where, values, blind, rng.bytes(32))
-    vector = ProofVector(
-        name=f"{name}-{'hidden' if mode else 'public'}",
-        description=d.encode(),
-        srs_digest=srs.digest,
-        g2_s=srs.g2_s,
-        chain_id=CHAIN_ID,
-        registry=REGISTRY,
-        version_id=VERSION_ID,
-        context=where,
-        mode=mode,
-        weights=prover.weights,
-        input=claimed,
-        outputs=tuple(outputs),
-        proof=proof,
-        cases=tuple(cases(d, mode, claimed, tuple(outputs), proof)),
+def with_cases(d: Description, vector: ProofVector) -> ProofVector:
+    """Return the vector with its cases, each of which the Python verifier rejects."""
+    vector = replace(
+        vector,
+        cases=tuple(cases(d, vector.mode, vector.input, vector.outputs, vector.proof)),
     )
     verify(vector.description, **vector.arguments())
     for case in vector.cases:
