@@ -29,7 +29,7 @@ std::vector<uint8_t> Attempt::run() {
 
 Secret<Fr> Attempt::scalars(size_t count) {
   Secret<Fr> out(count);
-  for (Fr& v : out) v = random_.scalar();
+  for (Fr& v : out) v = draw();
   return out;
 }
 
@@ -38,7 +38,7 @@ void Attempt::commit_fresh() {
   fresh_masks_ = scalars(D_.w_masks.size());
   for (size_t t = 0; t < D_.nw; ++t) {
     control_.check();
-    out_.send(commitments_.fresh(t, witness_, D_.w_masks, fresh_masks_, fresh_blinds_[t]));
+    out_.send(fresh_commitment(t));
   }
   draw_lookup_challenges(out_.transcript, challenges_);
 }
@@ -67,9 +67,9 @@ void Attempt::commit_helpers() {
   batch_inverse(inverses_.data(), inverses_.size());
 
   helpers_.assign(size_t(D_.nh) << D_.k, Fr::zero());
-  for (uint64_t cell = 0; cell < D_.nE; ++cell) helpers_[D_.roff + cell] = random_.scalar();
-  for (uint64_t cell = 0; cell <= D_.degree_sum; ++cell) helpers_[D_.goff + cell] = random_.scalar();
-  for (uint64_t cell : D_.h_masks) helpers_[cell] = random_.scalar();
+  for (uint64_t cell = 0; cell < D_.nE; ++cell) helpers_[D_.roff + cell] = draw();
+  for (uint64_t cell = 0; cell <= D_.degree_sum; ++cell) helpers_[D_.goff + cell] = draw();
+  for (uint64_t cell : D_.h_masks) helpers_[cell] = draw();
   helper_blinds_ = scalars(D_.nh * D_.h_blinds);
   const int32_t* counts = &witness_.cells[D_.moff];
   for (size_t t = 0; t < size_t(1) << D_.kt; ++t) helpers_[D_.hT + t] = Fr::from_i64(counts[t]) * inverses_[t];
@@ -86,6 +86,10 @@ void Attempt::commit_helpers() {
     out_.send(helper_commitment(t));
   }
   draw_constraint_challenges(D_, version_.multipliers, out_.transcript, challenges_);
+}
+
+G1 Attempt::fresh_commitment(size_t tile) const {
+  return commitments_.fresh(tile, witness_, D_.w_masks, fresh_masks_, fresh_blinds_[tile]);
 }
 
 G1 Attempt::helper_commitment(size_t tile) const {
@@ -119,8 +123,7 @@ void Attempt::prove_constraints() {
   const Fr* h = &helpers_[D_.hT];
   instances.push_back(std::make_unique<TableInstance>(
       challenges_.tau, Secret<Fr>(terms_.begin(), terms_.begin() + ptrdiff_t(entries)), Secret<Fr>(h, h + entries),
-      std::move(counts), challenges_.eta.pow(D_.equations.size() + 2 + D_.groups3), table_sum(),
-      R + next));
+      std::move(counts), challenges_.eta.pow(D_.equations.size() + 2 + D_.groups3), Fr::zero(), R + next));
 
   MainSumcheck sumcheck(D_, std::move(instances), &helpers_[D_.goff]);
   V_ = sumcheck.value();

@@ -12,7 +12,8 @@ namespace {
 
 constexpr unsigned attempts = 8;
 
-// Values grouped as section 6 packs them.
+}  // namespace
+
 std::vector<uint8_t> pack_input(const Description& D, const int32_t* inputs) {
   std::vector<uint8_t> out;
   out.reserve(D.input_bytes);
@@ -25,8 +26,6 @@ std::vector<uint8_t> pack_input(const Description& D, const int32_t* inputs) {
     }
   return out;
 }
-
-}  // namespace
 
 std::vector<uint8_t> commit_weights(const Description& D, Backend& backend, const int32_t* cells,
                                     const Secret<Fr>& blinds) {

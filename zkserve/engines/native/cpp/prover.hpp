@@ -20,6 +20,9 @@ namespace zkserve {
 std::vector<uint8_t> commit_weights(const Description& D, Backend& backend, const int32_t* cells,
                                     const Secret<Fr>& blinds);
 
+// The public input as section 6 packs it.
+std::vector<uint8_t> pack_input(const Description& D, const int32_t* inputs);
+
 // A version as loaded: read-only while proofs are made.
 struct Version {
   Description D;
@@ -34,9 +37,9 @@ struct Version {
 class Attempt {
  public:
   // All outlive this. `input_tile` and `input_blind` are those of C_X in hidden mode, otherwise unused.
-  Attempt(const Version& version, const Commitments& commitments, Backend& backend, Threads& threads, const Statement& statement,
-          const Witness& witness, const Secret<int32_t>& input_tile, const Fr& input_blind, Random& random,
-          const Control& control);
+  Attempt(const Version& version, const Commitments& commitments, Backend& backend, Threads& threads,
+          const Statement& statement, const Witness& witness, const Secret<int32_t>& input_tile, const Fr& input_blind,
+          Random& random, const Control& control);
   virtual ~Attempt() = default;
 
   // The proof, without its prefix (context, C_W, C_X, M). Throws Again or Cancelled.
@@ -45,10 +48,11 @@ class Attempt {
  protected:
   // alpha - T for every entry of the table that lookups of the witness meet.
   virtual Secret<Fr> lookup_terms() const;
-  // Sums of the row constraints and of the table's, which an honest witness makes zero.
+  // The sum of the row constraints, which an honest witness makes zero.
   virtual Fr row_sum(const Rows&) const { return Fr::zero(); }
-  virtual Fr table_sum() const { return Fr::zero(); }
+  virtual G1 fresh_commitment(size_t tile) const;
   virtual G1 helper_commitment(size_t tile) const;
+  virtual Fr draw() { return random_.scalar(); }
 
   const Version& version_;
   const Description& D_;
@@ -58,8 +62,9 @@ class Attempt {
   const Statement& statement_;
   const Witness& witness_;
   Challenges challenges_;
-  Secret<Fr> terms_, inverses_;         // of lookups, by table entry
-  Secret<Fr> helpers_, helper_blinds_;  // family h: nh * N cells; 16 blinds for each tile
+  Secret<Fr> fresh_masks_, fresh_blinds_;  // of family w
+  Secret<Fr> terms_, inverses_;            // of lookups, by table entry
+  Secret<Fr> helpers_, helper_blinds_;     // family h: nh * N cells; 16 blinds for each tile
 
  private:
   void commit_fresh();
@@ -78,7 +83,6 @@ class Attempt {
   const Control& control_;
   ProofWriter out_;
 
-  Secret<Fr> fresh_masks_, fresh_blinds_;    // of family w
   std::unique_ptr<NetworkRows> rows_;
   Fr V_, g_, s_M_;
   Vector E_;
