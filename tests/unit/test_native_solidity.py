@@ -176,8 +176,11 @@ def _split(values: list[Value], bits: tuple[int, ...]) -> list[list[Value]]:
 
 
 def _words(run: Run, d: Description, *, hidden: bool, multipliers: tuple[int, ...]) -> Words:
-    single = ("alpha", "lam", "eta", "chi_x", "beta", "theta", "gamma", "zeta", "nu", "omega")
+    single = ("alpha", "lam", "eta", "chi_x", "theta", "gamma", "zeta", "nu", "omega")
     k = d.header.k
+    beta, factors = run.word(), run.words(d.evaluations)
+    powers = [pow(run.of(beta), 5 + i, P) for i in range(d.evaluations + 1)]
+    weighted = sum(x * run.of(y) for x, y in zip(powers, factors, strict=False)) % P
     return Words(
         graph=run.graph,
         hidden=hidden,
@@ -195,7 +198,10 @@ def _words(run: Run, d: Description, *, hidden: bool, multipliers: tuple[int, ..
         input_sum=run.word(),
         first=run.word(),
         main=run.word(),
-        factors=run.words(d.evaluations),
+        beta=beta,
+        factors=factors,
+        powers=[run.word(power) for power in powers],
+        power_sum=run.word(weighted),
         mask=run.word(),
         final=run.word(),
         openings=run.words(6),

@@ -36,7 +36,7 @@ _PUBLIC_SUM: Final = """\
         assembly ("memory-safe") {
             at := packed.offset
         }
-        uint256 sum = inputSum(at, «words», «wordBytes», «c_chi_x»);
+        sum = inputSum(at, «words», «wordBytes», «c_chi_x»);
         assembly ("memory-safe") {
             mstore(«memInputSum», sum)
         }
@@ -63,6 +63,7 @@ class _Memory:
     outputs: int
     challenges: int
     factors: int
+    powers: int
     openings: int
     scalars: int
     point: int
@@ -116,7 +117,16 @@ class _Writer:
         at = _MESSAGE + longest + 32
         places = []
         tiles = h.weight_tiles + self.hidden + h.row_tiles + h.helper_tiles
-        sizes = (d.multipliers, d.outputs, self._challenges(), d.evaluations + 5, 6, tiles + 8, 10)
+        sizes = (
+            d.multipliers,
+            d.outputs,
+            self._challenges(),
+            d.evaluations + 6,
+            d.evaluations + 1,
+            6,
+            tiles + 8,
+            10,
+        )
         for size in sizes:
             places.append(at)
             at += 32 * size
@@ -125,9 +135,10 @@ class _Writer:
             outputs=places[1],
             challenges=places[2],
             factors=places[3],
-            openings=places[4],
-            scalars=places[5],
-            point=places[6],
+            powers=places[4],
+            openings=places[5],
+            scalars=places[6],
+            point=places[7],
             scratch=at,
         )
 
@@ -255,6 +266,8 @@ class _Writer:
             multipliers=tuple(several(m.multipliers, d.multipliers)),
             outputs=[graph.signed(m.outputs + 32 * index) for index in range(d.outputs)],
             factors=several(m.factors, d.evaluations),
+            powers=several(m.powers, d.evaluations + 1),
+            power_sum=graph.load(tail + 160),
             mask=graph.load(tail),
             first=graph.load(tail + 32),
             main=graph.load(tail + 64),
@@ -323,6 +336,8 @@ class _Writer:
             "memMainClaim": hex(tail + 64),
             "memFinalClaim": hex(tail + 96),
             "memInputSum": hex(tail + 128),
+            "memPowers": hex(m.powers),
+            "memPowerSum": hex(tail + 160),
             "memOpenings": hex(m.openings),
             "memScalars": hex(m.scalars),
             "memFresh": hex(m.scalars + 32 * tiles),

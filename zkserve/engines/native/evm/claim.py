@@ -29,11 +29,12 @@ class ClaimValue:
         if not w.hidden:
             total = total + beta**CLAIM_INPUT * w.input_sum
         total = total + beta**CLAIM_MASK * w.mask
-        for index, factor in enumerate(w.factors):
-            total = total + self.equations.factor_power(index) * (factor + self._offset(index))
+        total = total + w.power_sum
+        for index in range(2 * len(self.d.instances)):
+            total = total + w.powers[index] * self._offset(index)
         if self.d.header.output_kind == OutputKind.REQUANTISED:
             tensor = self.d.tensors[self.d.equations[-1].target]
-            total = total + self.equations.factor_power(self.d.evaluations) * self._outputs(
+            total = total + self.w.powers[self.d.evaluations] * self._outputs(
                 self.equations.output_vectors(tensor), tensor.zero_point
             )
         return total

@@ -30,8 +30,7 @@ from zkserve.engines.native.evm.yul import Value
 
 CLAIM_INPUT = 3
 CLAIM_MASK = 4
-CLAIM_FACTORS = 5
-"""Powers of beta, section 9: this one is that of the first private factor."""
+"""Powers of beta, section 9."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +95,6 @@ class Equations:
 
     def _multiplier(self, number: int) -> Value:
         return self.w.multipliers[number] if number < 0 else self.graph.value(number)
-
-    def factor_power(self, index: int) -> Value:
-        """Return the power of beta of the claim on private factor ``index``."""
-        return self.w.beta ** (CLAIM_FACTORS + index)
 
     def _weights(
         self, equation: Equation, points: list[list[Value]], own: Sequence[Value]

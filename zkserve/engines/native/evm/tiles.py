@@ -59,7 +59,7 @@ class TileWeights:
         tiles = _Tiles(graph, w.rho, count)
         for index, instance in enumerate(d.instances):
             lead, rest = self._weight_block(instance)
-            coefficient = self.equations.factor_power(2 * index)
+            coefficient = self.w.powers[2 * index]
             tiles.block(instance.product.pieces, lead, rest, coefficient)
         for index, equation in enumerate(d.equations):
             if equation.bias:
@@ -97,14 +97,14 @@ class TileWeights:
         tiles = _Tiles(graph, w.rho, count)
         first = 2 * len(d.instances)
         for column in range(columns.count):
-            value = self.equations.factor_power(first + column) * rows
+            value = self.w.powers[first + column] * rows
             if column in sums:
                 value = value + sums[column]
             tiles.add(column << d.header.row_bits, d.header.row_bits, value)
         entries = d.header.table_bits
         point = w.r[d.rounds - entries :]
         value = eq(graph, point).pair(w.rho[d.header.k - entries :])
-        multiplicities = self.equations.factor_power(d.evaluations - 1)
+        multiplicities = self.w.powers[d.evaluations - 1]
         tiles.add(d.offsets.multiplicities, entries, multiplicities * value)
         rotated = eq(graph, w.chi[1:] + w.chi[:1]).pair(w.rho)
         mask = w.beta**CLAIM_MASK * (w.chi_x * w.chi_x) * rotated
@@ -139,15 +139,13 @@ class TileWeights:
         for index, instance in enumerate(d.instances):
             source = d.tensors[instance.product.source]
             read, batch, axis_y, axis_x = self.equations.source(instance)
-            value = self.equations.factor_power(2 * index + 1) * batch.pair(
-                self._batch_point(source)
-            )
+            value = self.w.powers[2 * index + 1] * batch.pair(self._batch_point(source))
             cells = x if instance.product.source == 0 else y
             self._read(cells, source, read, (axis_y, axis_x), value)
         if d.header.output_kind == OutputKind.REQUANTISED:
             tensor = d.tensors[d.equations[-1].target]
             vectors = self.equations.output_vectors(tensor)
-            value = self.equations.factor_power(d.evaluations)
+            value = self.w.powers[d.evaluations]
             self._stored(y, tensor, vectors[0], vectors[1:], value)
         if not w.hidden:
             self._public_input(x)
@@ -312,15 +310,15 @@ class TileWeights:
         tiles.add(offsets.libra, libra, self._libra(w.rho[h.k - libra :]))
         masks = clog(d.evaluations)
         powers = geometric(graph, w.beta, d.evaluations).pair(w.rho[h.k - masks :])
-        tiles.add(offsets.masks, masks, self.equations.factor_power(0) * self._z * powers)
+        tiles.add(offsets.masks, masks, self.w.powers[0] * self._z * powers)
         balance = w.beta * w.beta
         first = 2 * len(d.instances) + d.columns.count
         rows = eq(graph, w.r[d.rounds - h.row_bits :]).pair(self._row_point())
         for helper in range(d.helper_columns):
-            value = balance + self.equations.factor_power(first + helper) * rows
+            value = balance + self.w.powers[first + helper] * rows
             tiles.add(offsets.helpers + (helper << h.row_bits), h.row_bits, value)
         entries = eq(graph, w.r[d.rounds - h.table_bits :]).pair(w.rho[h.k - h.table_bits :])
-        value = self.equations.factor_power(d.evaluations - 2) * entries - balance
+        value = self.w.powers[d.evaluations - 2] * entries - balance
         tiles.add(offsets.table_helpers, h.table_bits, value)
         mask = w.beta**CLAIM_MASK * eq(graph, w.chi).pair(w.rho)
         for tile in range(count):

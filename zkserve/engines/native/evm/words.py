@@ -40,6 +40,10 @@ class Words:
     """The claim after the main sumcheck."""
     factors: list[Value]
     """``E``."""
+    powers: list[Value]
+    """``beta^(5 + i)``, one for each of ``E`` and one more."""
+    power_sum: Value
+    """``E`` weighted with them."""
     mask: Value
     """``s_M``."""
     final: Value

@@ -44,22 +44,40 @@ function draw(uint256 size, uint256 counter) pure returns (uint256 challenge) {
     }
 }
 
-/// @dev Absorbs `size` bytes of calldata, then draws `count` challenges to `to`.
-function draws(uint256 from, uint256 size, uint256 to, uint256 count, uint256 counter)
-    pure
-    returns (uint256 next)
-{
+/// @dev Absorbs `size` bytes of calldata, then draws `count` challenges, at least one, to `to`.
+function draws(uint256 from, uint256 size, uint256 to, uint256 count, uint256 counter) pure {
     uint256 p = P;
     assembly ("memory-safe") {
         calldatacopy(MESSAGE, from, size)
-        for { let end := add(to, shl(5, count)) } lt(to, end) { to := add(to, 32) } {
-            mstore(add(MESSAGE, size), counter)
-            mstore(STATE, keccak256(STATE, add(size, 36)))
+        mstore(add(MESSAGE, size), counter)
+        mstore(STATE, keccak256(STATE, add(size, 36)))
+        mstore(to, mod(keccak256(0x9f, 33), p))
+        let end := add(to, shl(5, count))
+        to := add(to, 32)
+        for { let odd := add(to, shl(5, and(sub(count, 1), 3))) } lt(to, odd) { to := add(to, 32) } {
+            counter := add(counter, STEP)
+            mstore(MESSAGE, counter)
+            mstore(STATE, keccak256(STATE, 36))
+            mstore(to, mod(keccak256(0x9f, 33), p))
+        }
+        for {} lt(to, end) { to := add(to, 128) } {
+            counter := add(counter, STEP)
+            mstore(MESSAGE, counter)
+            mstore(STATE, keccak256(STATE, 36))
             mstore(to, mod(keccak256(0x9f, 33), p))
             counter := add(counter, STEP)
-            size := 0
+            mstore(MESSAGE, counter)
+            mstore(STATE, keccak256(STATE, 36))
+            mstore(add(to, 32), mod(keccak256(0x9f, 33), p))
+            counter := add(counter, STEP)
+            mstore(MESSAGE, counter)
+            mstore(STATE, keccak256(STATE, 36))
+            mstore(add(to, 64), mod(keccak256(0x9f, 33), p))
+            counter := add(counter, STEP)
+            mstore(MESSAGE, counter)
+            mstore(STATE, keccak256(STATE, 36))
+            mstore(add(to, 96), mod(keccak256(0x9f, 33), p))
         }
-        next := counter
     }
 }
 
@@ -68,10 +86,36 @@ function scalars(uint256 from, uint256 count, uint256 to) pure returns (bool ok)
     uint256 p = P;
     assembly ("memory-safe") {
         calldatacopy(to, from, shl(5, count))
+        let end := add(to, shl(5, count))
         ok := 1
-        for { let end := add(to, shl(5, count)) } lt(to, end) { to := add(to, 32) } {
+        for { let odd := add(to, shl(5, and(count, 3))) } lt(to, odd) { to := add(to, 32) } {
             ok := and(ok, lt(mload(to), p))
         }
+        for {} lt(to, end) { to := add(to, 128) } {
+            ok :=
+                and(
+                    and(and(lt(mload(to), p), lt(mload(add(to, 32)), p)), lt(mload(add(to, 64)), p)),
+                    and(lt(mload(add(to, 96)), p), ok)
+                )
+        }
+    }
+}
+
+/// @dev Writes `count + 1` powers of the word at `base`, from the fifth on, to `to`.
+/// @return sum The `count` words at `weighted` times the powers.
+function powerSum(uint256 base, uint256 count, uint256 weighted, uint256 to) pure returns (uint256 sum) {
+    uint256 p = P;
+    assembly ("memory-safe") {
+        base := mload(base)
+        let power := mulmod(base, base, p)
+        power := mulmod(mulmod(power, power, p), base, p)
+        for { let end := add(to, shl(5, count)) } lt(to, end) { to := add(to, 32) } {
+            mstore(to, power)
+            sum := addmod(sum, mulmod(mload(weighted), power, p), p)
+            power := mulmod(power, base, p)
+            weighted := add(weighted, 32)
+        }
+        mstore(to, power)
     }
 }
 
@@ -269,10 +313,27 @@ function inputSum(uint256 from, uint256 count, uint256 width, uint256 x) pure re
     uint256 p = P;
     assembly ("memory-safe") {
         x := mload(x)
+        let at := add(from, mul(count, width))
         let shift := sub(256, shl(3, width))
-        for { let at := add(from, mul(count, width)) } gt(at, from) {} {
+        // Words of 16 bytes are read in pairs, eight at a time.
+        let paired := mul(eq(width, 16), and(count, not(7)))
+        for { let end := add(from, shl(4, paired)) } gt(at, end) {} {
             at := sub(at, width)
             sum := add(shr(shift, calldataload(at)), mulmod(sum, x, p))
+        }
+        if paired {
+            let low := 0xffffffffffffffffffffffffffffffff
+            for {} gt(at, from) {} {
+                at := sub(at, 128)
+                let pair := calldataload(add(at, 96))
+                sum := add(shr(128, pair), mulmod(add(and(pair, low), mulmod(sum, x, p)), x, p))
+                pair := calldataload(add(at, 64))
+                sum := add(shr(128, pair), mulmod(add(and(pair, low), mulmod(sum, x, p)), x, p))
+                pair := calldataload(add(at, 32))
+                sum := add(shr(128, pair), mulmod(add(and(pair, low), mulmod(sum, x, p)), x, p))
+                pair := calldataload(at)
+                sum := add(shr(128, pair), mulmod(add(and(pair, low), mulmod(sum, x, p)), x, p))
+            }
         }
         sum := mod(sum, p)
     }
