@@ -15,7 +15,6 @@ from zkserve.engines.native.description import (
 from zkserve.engines.native.evm.axes import Axis
 from zkserve.engines.native.evm.closed_forms import (
     Cells,
-    Dense,
     Placed,
     Rank1,
     Vector,
@@ -95,11 +94,16 @@ class TileWeights:
         sums = self._row_functionals()
         rows = eq(graph, w.r[d.rounds - d.header.row_bits :]).pair(self._row_point())
         tiles = _Tiles(graph, w.rho, count)
-        first = 2 * len(d.instances)
-        for column in range(columns.count):
-            value = self.w.powers[first + column] * rows
-            if column in sums:
-                value = value + sums[column]
+        first, bits = 2 * len(d.instances), d.header.k - d.header.row_bits
+        for tile, start in enumerate(range(0, columns.count, 1 << bits)):
+            size = min(1 << bits, columns.count - start)
+            powers = geometric(graph, w.beta, size).pair(w.rho[bits - clog(size) : bits])
+            tiles.add(
+                tile << d.header.k,
+                clog(size) + d.header.row_bits,
+                w.powers[first + start] * powers * rows,
+            )
+        for column, value in sums.items():
             tiles.add(column << d.header.row_bits, d.header.row_bits, value)
         entries = d.header.table_bits
         point = w.r[d.rounds - entries :]
@@ -119,13 +123,17 @@ class TileWeights:
         d, w, graph = self.d, self.w, self.graph
         columns = d.columns
         targets, y, x = (Cells(graph, self._row_point()) for _ in range(3))
-        pooled: dict[int, Cells] = {}
+        at_maxima = graph.value(0)
+        differences: dict[int, Value] = {}
         for index, equation in enumerate(d.equations):
             weights, power = self.equations.weights[index], w.eta**index
-            if not equation.raw:
-                self._target(targets, equation, weights, power, scaled=False)
             if equation.pooled and not equation.raw:
-                self._differences(pooled, equation, weights, power)
+                scaled = self._maxima(equation, weights, scaled=True)
+                plain = self._maxima(equation, weights, scaled=False)
+                at_maxima = at_maxima + power * plain
+                self._add_differences(differences, weights, -(power * weights.multiplier) * scaled)
+            elif not equation.raw:
+                self._target(targets, equation, weights, power, scaled=False)
             for term, scale in zip(equation.scaled, self.equations.scales[index], strict=True):
                 source = d.tensors[term.source]
                 axes = self.equations.spatial_axes(
@@ -149,7 +157,7 @@ class TileWeights:
             self._stored(y, tensor, vectors[0], vectors[1:], value)
         if not w.hidden:
             self._public_input(x)
-        at_targets, at_inputs = targets.value(), x.value()
+        at_targets, at_inputs = targets.value() + at_maxima, x.value()
         sums = {c: at_targets * (1 << 8 * i) for i, c in enumerate(columns.limbs)}
         sums[columns.y] = y.value()
         sums.update({c: at_inputs * (1 << 8 * i) for i, c in enumerate(columns.input)})
@@ -157,8 +165,7 @@ class TileWeights:
             limb, linked = self._hidden_input_rows()
             for index, column in enumerate(columns.input):
                 sums[column] = sums[column] + limb.at(index) * linked
-        for position, differences in pooled.items():
-            value = differences.value()
+        for position, value in differences.items():
             for index, column in enumerate(columns.differences[position]):
                 sums[column] = value * (1 << 8 * index)
         return sums
@@ -169,30 +176,24 @@ class TileWeights:
         """Add the weights of an equation at its target's rows."""
         tensor = self.d.tensors[equation.target]
         channel = Placed(weights.channels(scaled=scaled), equation.first_channel, tensor.channels)
-        if tensor.flat:
-            entries = tuple(
-                weights.y.target.at(i) * weights.x.target.at(j)
-                for i in range(tensor.height)
-                for j in range(tensor.width)
-            )
-            spatial: list[Vector] = [Dense(self.graph, entries, clog(len(entries)))]
-        else:
-            spatial = [weights.y.target, weights.x.target]
-        self._stored(cells, tensor, channel, [weights.batch, *spatial], power)
+        axes = self.equations.spatial_axes(tensor, (), weights.y.target, weights.x.target)
+        value = power * weights.batch.pair(self._batch_point(tensor))
+        self._read(cells, tensor, channel, axes, value)
 
-    def _differences(
-        self, pooled: dict[int, Cells], equation: Equation, weights: Weights, power: Value
+    def _maxima(self, equation: Equation, weights: Weights, *, scaled: bool) -> Value:
+        """Return the weights of a pooled equation at its target's rows, without a coefficient."""
+        cells = Cells(self.graph, self._row_point())
+        self._target(cells, equation, weights, self.graph.value(1), scaled=scaled)
+        return cells.value()
+
+    def _add_differences(
+        self, differences: dict[int, Value], weights: Weights, value: Value
     ) -> None:
-        """Add the weights of the pooling differences, one set of rows per window position."""
-        factor = -(power * weights.multiplier)
-        whole = Cells(self.graph, self._row_point())
-        self._target(whole, equation, weights, factor, scaled=True)
-        value = whole.value()
-        for a, at_y in enumerate(weights.y.window):
-            for b, at_x in enumerate(weights.x.window):
-                position = a * equation.pool.ew + b
-                cells = pooled.setdefault(position, Cells(self.graph, self._row_point()))
-                cells.add(0, self.d.header.row_bits, at_y * at_x * value)
+        """Add the weights of the differences at each position of a window."""
+        positions = [y * x for y in weights.y.window for x in weights.x.window]
+        for position, factor in enumerate(positions):
+            old = differences.get(position, self.graph.value(0))
+            differences[position] = old + factor * value
 
     def _stored(
         self,
