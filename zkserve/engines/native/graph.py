@@ -150,7 +150,7 @@ def _constant(
         case "Constant":
             value = next(iter(attributes.values()))
             if isinstance(value, onnx.TensorProto):
-                return numpy_helper.to_array(value)
+                return np.asarray(numpy_helper.to_array(value))
             is_int = isinstance(value, int) or (
                 isinstance(value, list) and value and isinstance(value[0], int)
             )

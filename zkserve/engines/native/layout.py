@@ -12,8 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-import numpy as np
-
 from zkserve.engines.native import description as d
 from zkserve.engines.native import program as p
 from zkserve.engines.native.certificate import certify
@@ -272,7 +270,7 @@ def _place_rows(plain: Description) -> Description:
         header=replace(h, row_tiles=tiles),
         offsets=replace(plain.offsets, multiplicities=multiplicities),
     )
-    if len(_free_rows(placed)) < 3 * h.k:
+    if _count(_free_rows(placed)) < 3 * h.k:
         placed = replace(placed, header=replace(h, row_tiles=tiles + 1))
     return placed
 
@@ -300,7 +298,7 @@ def _place_helpers(plain: Description) -> Description | None:
         offsets = replace(plain.offsets, helpers=helpers, **places)
         tiles = -(-end >> h.k)
         placed = replace(plain, offsets=offsets, header=replace(h, helper_tiles=tiles))
-        if min(map(len, _free_helpers(placed))) < 2 * h.k:
+        if min(map(_count, _free_helpers(placed))) < 2 * h.k:
             placed = replace(placed, header=replace(h, helper_tiles=tiles + 1))
         found.append(placed)
     return min(found, key=lambda placed: placed.header.helper_tiles)
@@ -338,28 +336,39 @@ def _cost(option: Description) -> float:
     return gas + GAS_A_MICROSECOND * time_us
 
 
-def _free_rows(plain: Description) -> range:
+def _free_rows(plain: Description) -> list[range]:
     """Return the cells of the last tile of w behind everything."""
     h = plain.header
     end = plain.offsets.multiplicities + (1 << h.table_bits)
-    return range(max(end, (h.row_tiles - 1) << h.k), h.row_tiles << h.k)
+    return [range(max(end, (h.row_tiles - 1) << h.k), h.row_tiles << h.k)]
 
 
-def _free_helpers(plain: Description) -> tuple[list[int], list[int]]:
-    """Return the cells of h outside every block, of lower and of upper halves of tiles."""
+def _free_helpers(plain: Description) -> tuple[list[range], list[range]]:
+    """Return the cells of h outside every block, in lower and in upper halves of tiles."""
     h, o = plain.header, plain.offsets
-    free = np.ones(h.helper_tiles << h.k, bool)
     blocks = [
         (o.masks, 1 << clog(plain.evaluations)),
         (o.libra, 1 << clog(plain.libra_coefficients)),
         (o.table_helpers, 1 << h.table_bits),
         (o.helpers, plain.helper_columns << h.row_bits),
     ]
-    for start, size in blocks:
-        free[start : start + size] = False
-    cells = np.flatnonzero(free)
-    upper = (cells >> h.k - 1) & 1 == 1
-    return cells[~upper].tolist(), cells[upper].tolist()
+    at, gaps = 0, []
+    for start, size in sorted(blocks):
+        gaps.append((at, start))
+        at = start + size
+    gaps.append((at, h.helper_tiles << h.k))
+    half = plain.cells // 2
+    free: tuple[list[range], list[range]] = ([], [])
+    for number in range(2 * h.helper_tiles):
+        for start, end in gaps:
+            cut = range(max(start, number * half), min(end, (number + 1) * half))
+            if cut:
+                free[number % 2].append(cut)
+    return free
+
+
+def _count(free: Sequence[range]) -> int:
+    return sum(len(part) for part in free)
 
 
 def _masked(plain: Description, attempt: int) -> Description:
@@ -373,14 +382,18 @@ def _masked(plain: Description, attempt: int) -> Description:
     )
 
 
-def _chosen(free: Sequence[int], count: int, attempt: int, family: int) -> set[int]:
+def _chosen(free: Sequence[range], count: int, attempt: int, family: int) -> set[int]:
     """Return ``count`` of the free cells: SHA-256 of (attempt, family, number) picks them."""
     chosen: set[int] = set()
-    number = 0
+    number, room = 0, _count(free)
     while len(chosen) < count:
         seed = bytes([attempt, family]) + number.to_bytes(4, "big")
-        picked = int.from_bytes(hashlib.sha256(seed).digest()[:8], "big")
-        chosen.add(free[picked % len(free)])
+        picked = int.from_bytes(hashlib.sha256(seed).digest()[:8], "big") % room
+        for part in free:
+            if picked < len(part):
+                chosen.add(part[picked])
+                break
+            picked -= len(part)
         number += 1
     return chosen
 

@@ -361,7 +361,7 @@ def _with_target(network: Network, options: Options) -> Network:
 
 
 def exact_scale(value: float) -> tuple[int, int]:
-    """Return ``(multiplier, shift)`` with ``value = multiplier / 2**shift``, as near as bounds allow.
+    """Return ``(multiplier, shift)`` such that ``multiplier / 2**shift`` is the value.
 
     Raises:
         ModelRejected: the value is not a sensible unit.

@@ -171,6 +171,8 @@ def _max_pool(low: Builder, node: Node) -> Value:
         kh=window[0], kw=window[1], sh=strides[0], sw=strides[1], ph=padding[0], pw=padding[1]
     )
     shape = low.graph.shapes[node.output]
+    if math.prod(shape[2:]) != math.prod(size):
+        raise Unsupported("has windows that lie in its padding alone")
     if window == (1, 1):
         raise Unsupported("has a window of one position")
     if padding[0] >= window[0] or padding[1] >= window[1]:
