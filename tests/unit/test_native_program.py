@@ -310,7 +310,7 @@ def test_values_that_are_not_finite_are_refused() -> None:
 
 
 def test_functions_need_bytes() -> None:
-    with pytest.raises(ModelRejected, match="know no .*sigmoid"):
+    with pytest.raises(ModelRejected, match=r"know no .*sigmoid"):
         quantised(lowered.activations(), activations=16)
 
 
