@@ -1,4 +1,4 @@
-// Arithmetic for tests and benchmarks: words and points as the EVM has them.
+// Arithmetic on words and points as the EVM has them: for input keys, tests and benchmarks.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/pair.h>

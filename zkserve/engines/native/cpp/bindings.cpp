@@ -9,9 +9,9 @@ namespace nb = nanobind;
 using namespace zkserve;
 
 void bind_arithmetic(nb::module_& module);
-__attribute__((weak)) void bind_verifier(nb::module_& module);
-__attribute__((weak)) void bind_prover(nb::module_& module);
-__attribute__((weak)) void bind_registration(nb::module_& module);
+void bind_verifier(nb::module_& module);
+void bind_prover(nb::module_& module);
+void bind_registration(nb::module_& module);
 
 static std::string supported_variant() {
 #if defined(__x86_64__)
@@ -86,6 +86,7 @@ NB_MODULE(ZKSERVE_MODULE, module) {
       "ValueError unless the points are consecutive powers of the secret.");
 
   bind_arithmetic(module);
-  for (auto* bind : {bind_verifier, bind_prover, bind_registration})
-    if (bind) bind(module);
+  bind_verifier(module);
+  bind_prover(module);
+  bind_registration(module);
 }
