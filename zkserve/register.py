@@ -172,7 +172,7 @@ def _deploy_verifier(
 def _terms(row: VersionRow, verifier: str, uri: str) -> tuple[ModelCommitment, Binding]:
     manifest = manifest_from_dict(row.manifest)
     commitment = ModelCommitment(
-        model_hash=bytes.fromhex(row.onnx_sha256),
+        model_hash=bytes.fromhex(manifest.pins["model"]),
         circuit_id=bytes32(manifest.circuit_id),
         vk_hash=bytes.fromhex(manifest.pins[engine(manifest.engine).verifying_key]),
         proof_system_id=proof_system_id(manifest.engine, manifest.engine_version),

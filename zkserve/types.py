@@ -28,8 +28,8 @@ class WeightsMode(StrEnum):
     """Bound by a hash that the circuit recomputes and the claim carries; hidden by blinded columns.
     The hash is unsalted: who guesses every weight exactly can confirm the guess."""
     COMMITTED = "committed"
-    """Bound by a commitment with fresh randomness, which the claim carries; hidden, also from who
-    guesses every weight, however many proofs are made under one commitment."""
+    """Bound by a commitment with fresh randomness, whose digest the claim carries; hidden, however
+    many proofs are made under it. It confirms no guess; answers to known inputs still may."""
 
 
 class JobState(StrEnum):

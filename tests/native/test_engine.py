@@ -300,7 +300,6 @@ def test_every_file_is_compared_with_its_pin(
         ("verifier_srs", lambda b: engine.verify(b, claim, proof)),
         ("interface", lambda b: engine.predict(b, committed.sample)),
         ("weights", lambda b: engine.predict(b, committed.sample)),
-        ("blinds", lambda b: engine.predict(b, committed.sample)),
         ("srs", lambda b: engine.predict(b, committed.sample)),
         ("input_key", lambda b: engine.check_opening(b, claim, committed.prediction.opening)),
         ("verifier_source", engine.export_verifier),
@@ -315,13 +314,27 @@ def test_every_file_is_compared_with_its_pin(
 
 
 def test_swapped_weights_or_blinds_do_not_prove_for_the_commitment(
-    engine: NativeEngine, committed: Proven, publish: Publish
+    engine: NativeEngine, committed: Proven, publish: Publish, tmp_path: Path
 ):
+    with np.load(committed.bundle.files["weights"]) as archive:
+        ours = dict(archive)
+    reblinded = tmp_path / "reblinded.npz"
+    np.savez(reblinded, **ours | {"blinds": np.roll(ours["blinds"], 1) & 0x1F})
     other, _ = publish(InputMode.COMMITTED, 1)
-    for name in ("weights", "blinds"):
-        bundle = repinned(committed.bundle, **{name: other.files[name]})
+    for weights in (other.files["weights"], reblinded):
+        bundle = repinned(committed.bundle, weights=weights)
         with pytest.raises(BundleMismatch, match="commitment"):
             engine.predict(bundle, committed.sample)
+
+
+def test_no_digest_in_the_manifest_confirms_a_guess_of_the_weights(
+    publish: Publish, committed: Proven
+):
+    """The same model set up twice: what is hashed of its weights differs each time."""
+    again, _ = publish(InputMode.COMMITTED)
+    for name in SECRET | {"commitment"}:
+        assert again.manifest.pins[name] != committed.bundle.manifest.pins[name], name
+    assert sha256_file(committed.model) not in again.manifest.pins.values()
 
 
 def test_a_forged_input_key_is_refused(engine: NativeEngine, committed: Proven, tmp_path: Path):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from zkserve.encoding import FIELD_MODULUS
 from zkserve.engines.child import report
@@ -84,9 +86,9 @@ def set_up(*, folder: str, srs: str, hidden: bool) -> None:
             remedy=f"Use a file of at least {points} powers; `zkserve srs import` makes one.",
         ) from exc
     report("committing to the weights")
-    cells, multipliers = steps.read_weights(at / "weights.npz")
+    cells, multipliers = compiler.load_weights(at / "weights.npz")
     blinds = b"".join(_blind() for _ in range(header.weight_tiles))
-    _write_secret(at / "blinds.bin", blinds)
+    _write_weights(at / "weights.npz", cells, multipliers, blinds)
     loaded = module.Srs(srs, points)
     commitment = bytes(module.commit_weights(loaded, data, cells, blinds, threads))
     if loaded.digest != verifier_srs.digest:
@@ -124,7 +126,14 @@ def _blind() -> bytes:
     return (drawn % FIELD_MODULUS).to_bytes(32, "big")
 
 
-def _write_secret(path: Path, data: bytes) -> None:
+def _write_weights(
+    path: Path, cells: NDArray[np.int32], multipliers: Sequence[int], blinds: bytes
+) -> None:
     path.touch(mode=0o600)
     path.chmod(0o600)
-    path.write_bytes(data)
+    np.savez(
+        path,
+        cells=cells,
+        multipliers=np.array(multipliers, np.uint32),
+        blinds=np.frombuffer(blinds, np.uint8),
+    )

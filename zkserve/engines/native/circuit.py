@@ -21,7 +21,7 @@ from zkserve.types import CircuitManifest, InputMode
 NAME = "native"
 VERSION = "1"
 """The protocol's: what was made under it is proved and verified by every release that has it."""
-_PROVING = ("description", "weights", "blinds", "srs")
+_PROVING = ("description", "weights", "srs")
 
 
 @dataclass(frozen=True, kw_only=True)

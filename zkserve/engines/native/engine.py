@@ -60,12 +60,16 @@ FILES = {
     "verifier_source": "Verifier.sol",
     "input_key": "input.key",
     "weights": "weights.npz",
-    "blinds": "blinds.bin",
-    "model": "model.onnx",
+    "model": "model.sealed",
 }
 """Artifact names and their files in a compiled folder; ``srs`` lies where the caller keeps it."""
-SECRET = frozenset({"weights", "blinds", "model"})
-"""The quantised weights, what hides their commitment, and the ONNX file."""
+SECRET = frozenset({"weights", "model"})
+"""The quantised weights with the blinds of their commitment, and the ONNX file behind a salt.
+
+Manifests show the digests of these too: with randomness in each file they confirm no guess.
+"""
+MODEL = "model.onnx"
+SALT_BYTES = 32
 PLAN = "plan.json"
 SAMPLES = "calibration.npy"
 PREDICT_LIMITS = Limits(time_s=60.0, memory_bytes=8 << 30)
@@ -114,7 +118,7 @@ class NativeEngine:
         chosen = np.linspace(0, len(calibration) - 1, CALIBRATION_SAMPLES).astype(int)
         samples = calibration[np.unique(chosen)].astype(np.float32)
         out.mkdir(mode=0o700, parents=True, exist_ok=True)
-        shutil.copyfile(model, out / FILES["model"])
+        shutil.copyfile(model, out / MODEL)
         np.save(out / SAMPLES, samples)
         k: int = run_child(
             BUILDING + "compile_model",
@@ -122,7 +126,7 @@ class NativeEngine:
             niceness=HEAVY_NICENESS,
             progress=progress,
             cancelled=cancelled,
-            model=str((out / FILES["model"]).resolve()),
+            model=str((out / MODEL).resolve()),
             calibration=str((out / SAMPLES).resolve()),
             out=str(out.resolve()),
             options=asdict(options),
@@ -169,6 +173,8 @@ class NativeEngine:
             hidden=hidden,
         )
         files = {name: compiled / file for name, file in FILES.items()} | {"srs": srs.path}
+        salt = secrets.token_bytes(SALT_BYTES)
+        files["model"].write_bytes(salt + (compiled / MODEL).read_bytes())
         if not hidden:
             del files["input_key"]
         for name in SECRET:

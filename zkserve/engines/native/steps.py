@@ -25,7 +25,7 @@ HELPER_BLINDS = 16
 THREADS_VARIABLE = "ZKSERVE_PROVER_THREADS"
 _CIRCUITS_KEPT = 4
 
-_provers: OrderedDict[str, Any] = OrderedDict()
+_provers: OrderedDict[str, tuple[Any, bytes]] = OrderedDict()
 
 
 def predict(*, circuit: dict[str, Any], cells: list[int], blind: str | None) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def predict(*, circuit: dict[str, Any], cells: list[int], blind: str | None) -> 
     ``circuit`` is what :func:`_prover` takes; ``cells`` are in the order (batch, channel, height,
     width).
     """
-    prover, inputs = _prover(circuit), _inputs(circuit, cells)
+    (prover, _), inputs = _prover(circuit), _inputs(circuit, cells)
     outputs = [int(output) for output in prover.predict(inputs)]
     commitment = b"" if blind is None else prover.commit_input(inputs, bytes.fromhex(blind))
     return {"outputs": outputs, "commitment": commitment.hex()}
@@ -56,18 +56,17 @@ def prove(
 
     """
     report("loading the circuit")
-    prover, inputs = _prover(circuit), _inputs(circuit, cells)
+    (prover, owner_key), inputs = _prover(circuit), _inputs(circuit, cells)
     wrong = ProofInvalid("The opening does not give this claim: the circuit computes another one.")
     if [int(output) for output in prover.predict(inputs)] != claimed_outputs:
         raise wrong
-    # The key only hedges the operating system's randomness; the weights' own blinds serve.
-    key = _read(circuit, "blinds")
     try:
         made, outputs, proof = prover.prove(
             bytes.fromhex(context),
             inputs,
             None if blind is None else bytes.fromhex(blind),
-            key,
+            # It only hedges the operating system's randomness: the blinds of the weights serve.
+            owner_key,
             report,
             None,
         )
@@ -88,14 +87,8 @@ def srs_points(k: int) -> int:
     return (1 << k) + max(1 << k // 2, HELPER_BLINDS)
 
 
-def read_weights(path: Path) -> tuple[NDArray[np.int32], list[int]]:
-    """Return the cells of the weights' tiles and the multipliers, from the secret file."""
-    with np.load(path, allow_pickle=False) as archive:
-        return archive["cells"].astype(np.int32), [int(value) for value in archive["multipliers"]]
-
-
-def _prover(circuit: dict[str, Any]) -> Any:
-    """Return the prover of a circuit.
+def _prover(circuit: dict[str, Any]) -> tuple[Any, bytes]:
+    """Return the prover of a circuit, and the blinds of its weights.
 
     ``circuit`` is ``{"files": {name: [path, sha256]}, "hidden", "weights", "shape", "k"}``.
 
@@ -112,11 +105,12 @@ def _prover(circuit: dict[str, Any]) -> Any:
     return _provers[key]
 
 
-def _load(circuit: dict[str, Any]) -> Any:
+def _load(circuit: dict[str, Any]) -> tuple[Any, bytes]:
     module = core.load()
     for name in ("weights", "srs"):
         _checked(circuit, name)
-    cells, multipliers = read_weights(Path(circuit["files"]["weights"][0]))
+    with np.load(circuit["files"]["weights"][0], allow_pickle=False) as archive:
+        cells, multipliers, blinds = (archive[name] for name in ("cells", "multipliers", "blinds"))
     try:
         srs = module.Srs(circuit["files"]["srs"][0], srs_points(circuit["k"]))
         prover = module.Prover(
@@ -124,15 +118,15 @@ def _load(circuit: dict[str, Any]) -> Any:
             _read(circuit, "description"),
             int(circuit["hidden"]),
             cells,
-            _read(circuit, "blinds"),
-            multipliers,
+            blinds.tobytes(),
+            multipliers.tolist(),
             threads(),
         )
     except (RuntimeError, ValueError) as exc:
         raise EngineFailed(f"The prover cannot load the circuit: {exc}.") from exc
     if bytes(prover.weights).hex() != circuit["weights"]:
         raise BundleMismatch("The weights and blinds do not give the manifest's commitment.")
-    return prover
+    return prover, blinds.tobytes()
 
 
 def _inputs(circuit: dict[str, Any], cells: list[int]) -> NDArray[np.int32]:
