@@ -40,6 +40,13 @@ test: check unit contracts prover ## Everything this machine can run
 bench: setup ## Benchmarks with raw results under benchmarks/results
 	$(BIN)/python -m benchmarks.vs_plain_ezkl --gas --out benchmarks/results/vs_plain_ezkl.json
 	$(BIN)/python -m benchmarks.service_overhead --out benchmarks/results/service_overhead.json
+	for model in breast_cancer digits_cnn lenet_mnist cnn_264k dense_4m; do \
+	  $(BIN)/python -m benchmarks.native_vs_ezkl --model $$model \
+	    --out benchmarks/results/native_vs_ezkl.json || exit 1; \
+	done
+	$(BIN)/python -m benchmarks.native_scaling --out benchmarks/results/native_scaling.json
+	$(BIN)/python -m benchmarks.native_vs_ezkl --table
+	$(BIN)/python -m benchmarks.native_scaling --table
 	$(BIN)/python -m benchmarks.vs_plain_ezkl --table
 	$(BIN)/python -m benchmarks.service_overhead --table
 

@@ -21,12 +21,17 @@ from zkserve.chain.adapter import ADAPTER, AdapterTerms
 from zkserve.chain.interfaces import interface
 from zkserve.chain.rpc import Chain, Inclusion
 from zkserve.chain.transaction import Transaction
-from zkserve.encoding import bytes32, hex_bytes, to_hex
+from zkserve.chain.verifiers import Subject, verifiers
+from zkserve.encoding import bytes32, context, hex_bytes, to_hex
 from zkserve.processes import Processes
 from zkserve.types import CircuitManifest, Claim
 
 ROOT = Path(__file__).resolve().parent.parent
 SOLC = str(ROOT / "contracts/tools/solc")
+CHAIN_ID = 31337
+REGISTRY, VERSION_ID = "0x" + 19 * "00" + "01", 1
+"""A registration that no contract here asks for, but that native proofs are bound to."""
+CONTEXT = context(CHAIN_ID, REGISTRY, VERSION_ID)
 _GAS_LIMIT = 12_000_000
 _FUNDS_WEI = 10**20
 _TIMEOUT_S = 30.0
@@ -47,6 +52,26 @@ class LocalChain:
             "deploy_gas": deployed.gas_used,
             "code_bytes": len(self.chain.code(address)),
             "verify_raw_gas": self._send(address, _raw_call(proof, instances)).gas_used,
+        }
+
+    def verify_registered(
+        self, manifest: CircuitManifest, source: str, claim: Claim, proof: bytes
+    ) -> dict[str, int]:
+        """Deploy an engine's contracts for :data:`CONTEXT` as publishing does, and verify."""
+        created: list[Inclusion] = []
+
+        def create(_: str, code: bytes) -> str:
+            created.append(self._send(None, code))
+            return _created(created[-1])
+
+        subject = Subject(
+            manifest=manifest, source=source, registry=REGISTRY, version_id=VERSION_ID
+        )
+        verifier = verifiers(manifest.engine).deploy(self.chain, create, subject, SOLC)
+        return {
+            "deploy_gas": sum(inclusion.gas_used for inclusion in created),
+            "code_bytes": len(self.chain.code(verifier)),
+            "verify_gas": self._send(verifier, self._call(verifier, claim, proof)).gas_used,
         }
 
     def verify_through_adapter(
@@ -72,23 +97,23 @@ class LocalChain:
             AdapterTerms.of(manifest),
         )
         raw = created[0][0]
-        arguments = (
-            (
-                bytes32(claim.circuit_id),
-                bytes32(claim.weights),
-                claim.input,
-                list(claim.outputs),
-            ),
-            proof,
-        )
-        contract = self.chain.contract(adapter, interface(ADAPTER).abi)
-        call = hex_bytes(contract.encode_abi("verify", list(arguments)))
         return {
             "deploy_gas": sum(inclusion.gas_used for _, inclusion in created),
             "code_bytes": len(self.chain.code(raw)),
             "verify_raw_gas": self._send(raw, _raw_call(proof, instances)).gas_used,
-            "verify_gas": self._send(adapter, call).gas_used,
+            "verify_gas": self._send(adapter, self._call(adapter, claim, proof)).gas_used,
         }
+
+    def _call(self, verifier: str, claim: Claim, proof: bytes) -> bytes:
+        """Return the call that every verifier of a market takes."""
+        stated = (
+            bytes32(claim.circuit_id),
+            bytes32(claim.weights),
+            claim.input,
+            list(claim.outputs),
+        )
+        contract = self.chain.contract(verifier, interface(ADAPTER).abi)
+        return hex_bytes(contract.encode_abi("verify", [stated, proof]))
 
     def _send(self, to: str | None, data: bytes) -> Inclusion:
         signed = self.chain.sign(
@@ -123,7 +148,11 @@ def running(folder: Path) -> Iterator[LocalChain]:
     account = Account.create()
     with Processes(folder) as processes, httpx.Client(base_url=url, trust_env=False) as http:
         processes.start(
-            "anvil", [anvil, "--host", "127.0.0.1", "--port", str(port), "--accounts", "1"]
+            "anvil",
+            [
+                *(anvil, "--host", "127.0.0.1", "--port", str(port)),
+                *("--accounts", "1", "--chain-id", str(CHAIN_ID)),
+            ],
         )
 
         def call(method: str, *parameters: object) -> Any:

@@ -1,7 +1,8 @@
 """What the benchmarks run in child processes: plain ezkl as its documentation shows it, and clocks.
 
 "Plain" means: the ONNX file as exported, ``PyRunArgs`` with nothing set but the three visibilities,
-``calibrate_settings`` with nothing given but data and the target "resources".
+``calibrate_settings`` with nothing given but data and the target "resources". Whoever gives more
+says so.
 """
 
 from __future__ import annotations
@@ -22,19 +23,32 @@ VERIFYING_KEY, PROVING_KEY, VERIFIER = "vk.key", "pk.key", "Verifier.sol"
 WITNESS, PROOF = "witness.json", "proof.json"
 
 
-def compile_plain(*, folder: str, calibration: str, input_visibility: str) -> dict[str, Any]:
-    """Compile ``model.onnx`` in ``folder``; return the settings that calibration chose."""
+def compile_plain(
+    *,
+    folder: str,
+    calibration: str,
+    input_visibility: str,
+    weights_visibility: str = "hashed",
+    run_args: dict[str, Any] | None = None,
+    search: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Compile ``model.onnx`` in ``folder``; return the settings that calibration chose.
+
+    ``run_args`` go into ``PyRunArgs`` and ``search`` to ``calibrate_settings``.
+    """
     at = Path(folder)
     network, settings = str(at / MODEL), str(at / SETTINGS)
     arguments = ezkl.PyRunArgs()
     arguments.input_visibility = input_visibility
-    arguments.param_visibility = "hashed"
+    arguments.param_visibility = weights_visibility
     arguments.output_visibility = "public"
+    for name, value in (run_args or {}).items():
+        setattr(arguments, name, value)
     ezkl.gen_settings(network, settings, py_run_args=arguments)
     samples = np.load(calibration, allow_pickle=False)
     data = Path("calibration.json")
     data.write_text(json.dumps({"input_data": [samples.reshape(-1).tolist()]}))
-    ezkl.calibrate_settings(str(data), network, settings, "resources")
+    ezkl.calibrate_settings(str(data), network, settings, "resources", **(search or {}))
     ezkl.compile_circuit(network, str(at / COMPILED), settings)
     chosen: dict[str, Any] = json.loads((at / SETTINGS).read_text())
     return chosen
@@ -109,12 +123,12 @@ def prove_plain(*, folder: str, srs: str, sample: list[float]) -> dict[str, Any]
 def time_plain_verify(*, folder: str, srs: str, runs: int) -> list[float]:
     """Return milliseconds of each verification of the last proof, in one warm process."""
     at = Path(folder)
-    return [_milliseconds(lambda: _verify_plain(at, srs)) for _ in range(runs)]
+    return [milliseconds(lambda: _verify_plain(at, srs)) for _ in range(runs)]
 
 
 def time_engine_verify(*, runs: int, **arguments: Any) -> list[float]:
     """Return milliseconds of each run of the engine's own verification step, likewise warm."""
-    return [_milliseconds(lambda: steps.verify(**arguments)) for _ in range(runs)]
+    return [milliseconds(lambda: steps.verify(**arguments)) for _ in range(runs)]
 
 
 def _witness(at: Path, sample: list[float]) -> dict[str, Any]:
@@ -129,7 +143,8 @@ def _verify_plain(at: Path, srs: str) -> bool:
     return bool(ezkl.verify(str(at / PROOF), str(at / SETTINGS), str(at / VERIFYING_KEY), srs))
 
 
-def _milliseconds(work: Any) -> float:
+def milliseconds(work: Any) -> float:
+    """Return how long ``work()`` takes."""
     started = time.perf_counter()
     work()
     return (time.perf_counter() - started) * 1000

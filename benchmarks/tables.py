@@ -12,6 +12,7 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 README = HERE / "README.md"
 WAYS = {"zkserve": "zkserve", "plain_ezkl": "plain ezkl"}
+NATIVE_WAYS = {"native": "native", "ezkl": "ezkl"}
 
 
 def vs_plain_ezkl(result: dict[str, Any]) -> str:
@@ -80,7 +81,83 @@ def service_overhead(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", _measured_on(result)])
 
 
-TABLES = {"vs_plain_ezkl": vs_plain_ezkl, "service_overhead": service_overhead}
+def native_vs_ezkl(result: dict[str, Any]) -> str:
+    """Return the comparison of engines as Markdown, a row for each engine on each model."""
+    columns: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
+        ("weights", lambda e: e["weights"]),
+        ("prove, s", lambda e: _spread_of(e["proofs"], "prove_s", 2)),
+        ("first, s", lambda e: _cell((e["first"] or {}).get("prove_s"), ".2f")),
+        ("CPU-s", lambda e: _cell(figures(e)["prove_cpu_s"], ".2f")),
+        ("peak RSS, MB", lambda e: _cell(figures(e)["peak_rss_mb"], ".0f")),
+        ("proof, bytes", lambda e: _cell(e["proof_bytes"], ",")),
+        ("gas", lambda e: _cell(figures(e)["gas"], ",")),
+        ("verify, ms", lambda e: _cell(figures(e)["verify_ms"], ".1f")),
+        ("accuracy", lambda e: _percent(figures(e)["accuracy"])),
+        ("points lost", lambda e: _cell(figures(e)["accuracy_loss_points"], ".2f")),
+        ("proofs", lambda e: str(len(e["proofs"]))),
+        ("load", lambda e: _spread_of(e["proofs"], "load_before", 1)),
+    ]
+    lines = [
+        "| | " + " | ".join(title for title, _ in columns) + " |",
+        "| --- | --- |" + " ---: |" * (len(columns) - 1),
+    ]
+    reasons = []
+    for model in result["models"]:
+        for way, title in NATIVE_WAYS.items():
+            measured = model["engines"][way]
+            cells = " | ".join(cell(measured) for _, cell in columns)
+            lines.append(f"| {model['model']}, {title} | {cells} |")
+            if measured["reason"] is not None:
+                reasons += [f"{model['model']}, {title}: {measured['reason']}", ""]
+    return "\n".join([*lines, "", *reasons, _measured_on(result)])
+
+
+def figures(measured: dict[str, Any]) -> dict[str, Any]:
+    """Return the headline figures of an engine: medians, None where there is none, and why."""
+    proofs, agreement = measured["proofs"], measured["agreement"] or {}
+    gas, verify_ms = measured["gas"] or {}, measured["verify_ms"]
+    accuracy = agreement.get("circuit_accuracy")
+    lost = None if accuracy is None else 100 * (agreement["float_accuracy"] - accuracy)
+
+    def middle(name: str) -> float | None:
+        return median(proof[name] for proof in proofs) if proofs else None
+
+    peak_rss_bytes = middle("peak_rss_bytes")
+    found = {
+        "prove_s": middle("prove_s"),
+        "prove_cpu_s": middle("cpu_s"),
+        "peak_rss_mb": None if peak_rss_bytes is None else peak_rss_bytes / 1e6,
+        "proof_bytes": measured["proof_bytes"],
+        "gas": gas.get("verify_gas", gas.get("verify_raw_gas")),
+        "verify_ms": median(verify_ms) if verify_ms else None,
+        "accuracy": accuracy,
+        "accuracy_loss_points": lost,
+    }
+    return found if measured["reason"] is None else found | {"reason": measured["reason"]}
+
+
+def native_scaling(result: dict[str, Any]) -> str:
+    """Return how proving grows, as Markdown."""
+    lines = [
+        "| model | weights | activations | prove, s | prove, CPU-s | peak RSS, MB | proof, bytes |",
+        "| --- |" + " ---: |" * 6,
+    ]
+    for model in result["models"]:
+        proofs = model["proofs"]
+        lines.append(
+            f"| {model['family']} | {model['weights']:,} | {model['activations']:,} "
+            f"| {_spread_of(proofs, 'prove_s', 2)} | {_spread_of(proofs, 'cpu_s', 2)} "
+            f"| {_middle(p['peak_rss_bytes'] / 1e6 for p in proofs)} | {model['proof_bytes']:,} |"
+        )
+    return "\n".join([*lines, "", _measured_on(result)])
+
+
+TABLES = {
+    "vs_plain_ezkl": vs_plain_ezkl,
+    "service_overhead": service_overhead,
+    "native_vs_ezkl": native_vs_ezkl,
+    "native_scaling": native_scaling,
+}
 
 
 def read(name: str) -> dict[str, Any]:
@@ -110,6 +187,18 @@ def percentile(values: Sequence[float], percent: int) -> float:
     return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
 
 
+def merge(path: Path, result: dict[str, Any]) -> None:
+    """Write results, keeping those of other models that were measured on the same machine."""
+    if path.exists():
+        before = json.loads(path.read_text())
+        same = ("benchmark", "hardware", "software", "hardfork")
+        if any(before.get(key) != result.get(key) for key in same):
+            raise ValueError(f"{path} was measured on another machine: remove it first")
+        named = {model["model"]: model for model in (*before["models"], *result["models"])}
+        result = result | {"models": list(named.values())}
+    path.write_text(json.dumps(result, indent=2) + "\n")
+
+
 def _start(name: str) -> str:
     return f"<!-- table: {name} -->"
 
@@ -131,6 +220,14 @@ def _measured_on(result: dict[str, Any]) -> str:
 def _spread(values: Sequence[float], digits: int) -> str:
     low, middle, high = min(values), median(values), max(values)
     return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def _spread_of(proofs: Sequence[dict[str, Any]], name: str, digits: int) -> str:
+    return _spread([proof[name] for proof in proofs], digits) if proofs else "–"
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "–" if value is None else f"{value:{form}}"
 
 
 def _middle(values: Any) -> str:

@@ -1,26 +1,36 @@
 from __future__ import annotations
 
+import copy
 import json
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchmarks import tables
+from benchmarks import plot, tables
 
-pytestmark = pytest.mark.parametrize("name", sorted(tables.TABLES))
+each_table = pytest.mark.parametrize("name", sorted(tables.TABLES))
+FIGURES = {
+    "prove_s", "prove_cpu_s", "peak_rss_mb", "proof_bytes", "gas", "verify_ms", "accuracy",
+    "accuracy_loss_points",
+}  # fmt: skip
 
 
+@each_table
 def test_readme_shows_the_raw_results(name: str) -> None:
     shown = tables.section(name, tables.README.read_text())
     assert shown == tables.TABLES[name](tables.read(name))
 
 
+@each_table
 def test_table_follows_the_results(name: str) -> None:
     # A changed result must change the table, or the test above would prove nothing.
     changed = re.sub(r"\d+\.\d+", "7654.5", json.dumps(tables.read(name)))
     assert "7654" in tables.TABLES[name](json.loads(changed))
 
 
+@each_table
 def test_results_name_hardware_and_no_machine(name: str) -> None:
     result = tables.read(name)
     assert result["hardware"].keys() >= {"cpu", "cores", "memory_gib"}
@@ -29,3 +39,67 @@ def test_results_name_hardware_and_no_machine(name: str) -> None:
     raw = json.dumps(result)
     assert not re.search(r"/(home|root|work|tmp|Users)\b", raw)
     assert not {"host", "hostname", "node", "user"} & set(re.findall(r'"(\w+)":', raw))
+
+
+def test_plot_follows_the_raw_results() -> None:
+    result = tables.read("native_scaling")
+    assert plot.PLOT.read_text() == plot.native_scaling(result)
+    slower = copy.deepcopy(result)
+    slower["models"][0]["proofs"] = [{"prove_s": 7654.0}]
+    assert "7654.00" in plot.native_scaling(slower)
+
+
+def test_scaling_spans_weights_and_activations_as_far_as_promised() -> None:
+    models = tables.read("native_scaling")["models"]
+    weights = [m["weights"] for m in models if m["family"] == "weights"]
+    activations = [m["activations"] for m in models if m["family"] == "activations"]
+    assert min(weights) < 15_000
+    assert max(weights) > 4_000_000
+    assert min(activations) < 1_100
+    assert max(activations) > 100_000
+
+
+def measured(**changes: Any) -> dict[str, Any]:
+    proofs = [
+        {"prove_s": s, "cpu_s": 2 * s, "peak_rss_bytes": 50_000_000, "load_before": 0.1}
+        for s in (0.3, 0.9, 0.2)
+    ]
+    return {
+        "proofs": proofs,
+        "agreement": {"float_accuracy": 0.975, "circuit_accuracy": 0.97},
+        "proof_bytes": 3848,
+        "gas": {"verify_gas": 321_225, "deploy_gas": 1},
+        "verify_ms": [4.0, 5.0, 300.0],
+        "reason": None,
+    } | changes
+
+
+def test_figures_are_medians_and_losses_in_points() -> None:
+    figures = tables.figures(measured())
+    assert figures.keys() == FIGURES
+    assert figures["prove_s"] == 0.3
+    assert figures["prove_cpu_s"] == 0.6
+    assert figures["peak_rss_mb"] == 50.0
+    assert figures["gas"] == 321_225
+    assert figures["verify_ms"] == 5.0
+    assert figures["accuracy_loss_points"] == pytest.approx(0.5)
+
+
+def test_what_an_engine_cannot_do_is_null_with_a_reason() -> None:
+    failed = measured(
+        proofs=[], agreement=None, proof_bytes=None, gas=None, verify_ms=[], reason="too large"
+    )
+    figures = tables.figures(failed)
+    assert {figures[name] for name in FIGURES} == {None}
+    assert figures["reason"] == "too large"
+
+
+def test_merging_keeps_other_models_and_refuses_another_machine(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    result = {"benchmark": "b", "hardware": {"cores": 2}, "software": {}, "date": "2026-01-01"}
+    tables.merge(path, result | {"models": [{"model": "a", "x": 1}, {"model": "b", "x": 1}]})
+    tables.merge(path, result | {"models": [{"model": "a", "x": 2}]})
+    models = json.loads(path.read_text())["models"]
+    assert models == [{"model": "a", "x": 2}, {"model": "b", "x": 1}]
+    with pytest.raises(ValueError, match="another machine"):
+        tables.merge(path, result | {"hardware": {"cores": 4}, "models": []})
