@@ -27,8 +27,8 @@ GAS_A_PIECE = 1_200
 GAS_A_FLAT_CELL = 150
 GAS_A_MICROSECOND = 0.05
 """How much gas a proof may cost more to be made a microsecond sooner."""
-MICROSECONDS_A_POINT = 4.5
-MICROSECONDS_A_CELL = 0.15
+MICROSECONDS_A_POINT = 2.5
+MICROSECONDS_A_CELL = 0.1
 
 _LEAST_ROW_BITS = 2
 _FLATS_TRIED = 4
