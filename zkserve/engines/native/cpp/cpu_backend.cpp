@@ -33,7 +33,7 @@ class CpuRowSumcheck : public RowSumcheck {
  public:
   CpuRowSumcheck(const Rows& rows, size_t size, Threads& threads)
       : rows_(rows), threads_(threads), width_(rows.width()), size_(size), active_(rows.active()), blank_(width_) {
-    rows_.factors(active_, blank_.data());
+    if (active_ < size_) rows_.factors(active_, blank_.data());
   }
 
   std::array<Fr, 4> round(const Fr* weights) override {

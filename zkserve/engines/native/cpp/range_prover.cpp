@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <numeric>
 
 #include "accumulator.hpp"
 #include "byte_rows.hpp"
@@ -12,6 +13,7 @@ namespace zkserve {
 namespace {
 
 constexpr unsigned attempts = 8;
+constexpr size_t table_entries = size_t(1) << range_table_log;
 
 void need(bool condition, const char* otherwise) {
   if (!condition) throw Refused(otherwise);
@@ -119,20 +121,41 @@ class RangeAttempt {
   void commit_columns() {
     fresh_blinds_ = scalars(T_.nw);
     fresh_masks_ = scalars(layout_.w_masks.size());
-    for (size_t t = 0; t < T_.nw; ++t) {
+    std::vector<uint32_t> powers(T_.N), bytes(T_.N);
+    std::iota(powers.begin(), powers.end(), 0);
+    for (uint32_t t = 0; t < layout_.columns; ++t) {
       control_.check();
-      G1 point = backend_.commit_small(0, &cells_[t * T_.N], T_.N);
-      point += backend_.commit(T_.N, &fresh_blinds_[t], 1);
-      if (t == layout_.columns)
-        for (size_t i = 0; i < layout_.w_masks.size(); ++i)
-          point += backend_.commit(layout_.w_masks[i], &fresh_masks_[i], 1);
-      out_.send(point);
+      std::copy_n(&cells_[t * T_.N], T_.N, bytes.begin());
+      sums_.push_back(backend_.group_sums(powers, bytes, table_entries));
+      G1 running, point;  // sum of v times the powers whose cell is v
+      for (size_t v = table_entries - 1; v > 0; --v) point += running += sums_.back()[v];
+      wipe(bytes.data(), bytes.size() * sizeof bytes[0]);
+      out_.send(point += backend_.commit(T_.N, &fresh_blinds_[t], 1));
     }
+    G1 counts = backend_.commit_small(0, &cells_[layout_.columns * T_.N], table_entries);
+    counts += commit_cells(layout_.w_masks, fresh_masks_);
+    out_.send(counts += backend_.commit(T_.N, &fresh_blinds_[layout_.columns], 1));
     challenges_.alpha = out_.transcript.challenge();
   }
 
+  G1 commit_cells(const std::vector<uint64_t>& cells, const Secret<Fr>& values) const {
+    std::vector<G1Affine> points;
+    for (uint64_t cell : cells) points.push_back(backend_.power(cell));
+    return backend_.sum(points, values);
+  }
+
+  // A helper is a sum of inverses of few different terms: the powers, summed by byte, give all helpers of a tile.
+  G1 commit_group(uint32_t group) const {
+    std::vector<G1> by_byte(table_entries);
+    for (uint32_t t = 3 * group; t < std::min(3 * group + 3, layout_.columns); ++t)
+      for (size_t v = 0; v < table_entries; ++v) by_byte[v] += sums_[t][v];
+    std::vector<G1Affine> points(table_entries);
+    batch_normalise(by_byte.data(), table_entries, points.data());
+    return backend_.sum(points, inverses_);
+  }
+
   void commit_helpers() {
-    constexpr size_t entries = size_t(1) << range_table_log;
+    constexpr size_t entries = table_entries;
     terms_.resize(entries);
     for (size_t v = 0; v < entries; ++v) {
       terms_[v] = challenges_.alpha - Fr::from_u64(v);
@@ -158,12 +181,20 @@ class RangeAttempt {
         for (uint32_t g = 0; g < layout_.groups3; ++g) helpers_[g * T_.N + r] = row[g];
       }
     });
-    for (size_t t = 0; t < T_.nh; ++t) {
+    std::vector<uint64_t> used(layout_.nE);
+    std::iota(used.begin(), used.end(), 0);
+    for (size_t i = 0; i <= layout_.degree_sum; ++i) used.push_back(layout_.libra_offset + i);
+    used.insert(used.end(), layout_.h_masks.begin(), layout_.h_masks.end());
+    Secret<Fr> values(used.size());
+    for (size_t i = 0; i < used.size(); ++i) values[i] = last[used[i]];
+    for (uint32_t t = 0; t < T_.nh; ++t) {
       control_.check();
-      G1 point = backend_.commit(0, &helpers_[t * T_.N], T_.N);
-      point += backend_.commit(T_.N, &helper_blinds_[t * T_.h_blinds], T_.h_blinds);
-      out_.send(point);
+      G1 point = t < layout_.groups3            ? commit_group(t)
+                 : t == layout_.table_tile() ? backend_.commit(0, table, entries)
+                                             : commit_cells(used, values);
+      out_.send(point += backend_.commit(T_.N, &helper_blinds_[t * T_.h_blinds], T_.h_blinds));
     }
+    sums_.clear();
     draw_range_challenges(layout_, [this] { return out_.transcript.challenge(); }, challenges_);
   }
 
@@ -272,6 +303,8 @@ class RangeAttempt {
   ProofWriter out_;
   RangeChallenges challenges_;
 
+  // For each column: the powers whose cell is a byte, summed by the byte.
+  std::vector<std::vector<G1Affine>> sums_;
   Secret<Fr> terms_, inverses_;  // alpha - v and its inverse, for each byte v
   Secret<Fr> fresh_masks_, fresh_blinds_, helpers_, helper_blinds_;
   Fr V_, g_;
