@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import runpy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -371,6 +372,12 @@ def test_refused_descriptions_get_no_contract() -> None:
 def test_packaged_sources_are_those_of_the_contracts(name: str) -> None:
     packaged = ROOT / "zkserve/engines/native/evm/contract" / Path(name).name
     assert packaged.read_text() == (ROOT / "contracts/src" / name).read_text()
+
+
+def test_fixtures_of_the_solidity_tests_are_what_the_engine_generates() -> None:
+    script = runpy.run_path(str(ROOT / "contracts/test/fixtures/make_native.py"))
+    for name, path in script["FIXTURES"].items():
+        assert path.read_text() == script["source"](name), "run the script again"
 
 
 def test_networks_cover_both_kinds_of_output() -> None:

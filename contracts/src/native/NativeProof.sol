@@ -92,11 +92,10 @@ function scalars(uint256 from, uint256 count, uint256 to) pure returns (bool ok)
             ok := and(ok, lt(mload(to), p))
         }
         for {} lt(to, end) { to := add(to, 128) } {
-            ok :=
-                and(
-                    and(and(lt(mload(to), p), lt(mload(add(to, 32)), p)), lt(mload(add(to, 64)), p)),
-                    and(lt(mload(add(to, 96)), p), ok)
-                )
+            ok := and(
+                and(and(lt(mload(to), p), lt(mload(add(to, 32)), p)), lt(mload(add(to, 64)), p)),
+                and(lt(mload(add(to, 96)), p), ok)
+            )
         }
     }
 }
@@ -121,6 +120,7 @@ function powerSum(uint256 base, uint256 count, uint256 weighted, uint256 to) pur
 
 /// @dev The main sumcheck: `rounds - 1` rounds of degree 5, one of degree 9; challenges go to `to`.
 /// The linear coefficient is not sent: it is what makes the values at 0 and 1 add up to the claim.
+/// There are at least two rounds.
 /// @param from Where the first claim lies, which is a part of the first round's message.
 /// @return claim The last claim, perhaps not reduced.
 function mainRounds(uint256 from, uint256 rounds, uint256 to, uint256 counter)
@@ -143,52 +143,49 @@ function mainRounds(uint256 from, uint256 rounds, uint256 to, uint256 counter)
             }
             let r := mod(keccak256(0x9f, 33), p)
             mstore(to, r)
-            ok :=
+            ok := and(
                 and(
-                    and(
-                        and(lt(mload(0xc0), p), lt(mload(0xe0), p)),
-                        and(lt(mload(0x100), p), lt(mload(0x120), p))
-                    ),
-                    and(lt(mload(0x140), p), ok)
-                )
-            claim :=
-                add(
-                    claim,
-                    sub(
-                        p,
-                        addmod(
-                            add(shl(1, mload(0xc0)), mload(0xe0)),
-                            add(mload(0x100), add(mload(0x120), mload(0x140))),
-                            p
-                        )
-                    )
-                )
-            claim :=
-                add(
-                    mload(0xc0),
-                    mulmod(
-                        r,
-                        add(
-                            claim,
-                            mulmod(
-                                r,
-                                add(
-                                    mload(0xe0),
-                                    mulmod(
-                                        r,
-                                        add(
-                                            mload(0x100),
-                                            mulmod(r, add(mload(0x120), mulmod(r, mload(0x140), p)), p)
-                                        ),
-                                        p
-                                    )
-                                ),
-                                p
-                            )
-                        ),
+                    and(lt(mload(0xc0), p), lt(mload(0xe0), p)),
+                    and(lt(mload(0x100), p), lt(mload(0x120), p))
+                ),
+                and(lt(mload(0x140), p), ok)
+            )
+            claim := add(
+                claim,
+                sub(
+                    p,
+                    addmod(
+                        add(shl(1, mload(0xc0)), mload(0xe0)),
+                        add(mload(0x100), add(mload(0x120), mload(0x140))),
                         p
                     )
                 )
+            )
+            claim := add(
+                mload(0xc0),
+                mulmod(
+                    r,
+                    add(
+                        claim,
+                        mulmod(
+                            r,
+                            add(
+                                mload(0xe0),
+                                mulmod(
+                                    r,
+                                    add(
+                                        mload(0x100),
+                                        mulmod(r, add(mload(0x120), mulmod(r, mload(0x140), p)), p)
+                                    ),
+                                    p
+                                )
+                            ),
+                            p
+                        )
+                    ),
+                    p
+                )
+            )
             from := add(from, 160)
             counter := add(counter, STEP)
         }
@@ -199,8 +196,8 @@ function mainRounds(uint256 from, uint256 rounds, uint256 to, uint256 counter)
         mstore(to, r)
         let sum := mload(0xc0)
         let high := 0
-        for { let at := 0x1c0 } gt(at, 0xc0) { at := sub(at, 32) } {
-            let c := mload(at)
+        for { let place := 0x1c0 } gt(place, 0xc0) { place := sub(place, 32) } {
+            let c := mload(place)
             ok := and(ok, lt(c, p))
             sum := addmod(sum, c, p)
             high := mulmod(add(c, high), r, p)
@@ -276,12 +273,12 @@ function weightsDigest(
     assembly ("memory-safe") {
         mstore(scratch, tag)
         mstore(add(scratch, 32), shl(224, count))
-        let at := add(scratch, 36)
-        let end := add(at, shl(6, count))
-        calldatacopy(at, points, shl(6, count))
+        let place := add(scratch, 36)
+        let end := add(place, shl(6, count))
+        calldatacopy(place, points, shl(6, count))
         ok := 1
-        for {} lt(at, end) { at := add(at, 64) } {
-            ok := and(ok, iszero(iszero(or(mload(at), mload(add(at, 32))))))
+        for {} lt(place, end) { place := add(place, 64) } {
+            ok := and(ok, iszero(iszero(or(mload(place), mload(add(place, 32))))))
         }
         mstore(end, shl(224, multiplierCount))
         calldatacopy(add(end, 4), multipliers, shl(2, multiplierCount))
@@ -313,25 +310,25 @@ function inputSum(uint256 from, uint256 count, uint256 width, uint256 x) pure re
     uint256 p = P;
     assembly ("memory-safe") {
         x := mload(x)
-        let at := add(from, mul(count, width))
+        let place := add(from, mul(count, width))
         let shift := sub(256, shl(3, width))
         // Words of 16 bytes are read in pairs, eight at a time.
         let paired := mul(eq(width, 16), and(count, not(7)))
-        for { let end := add(from, shl(4, paired)) } gt(at, end) {} {
-            at := sub(at, width)
-            sum := add(shr(shift, calldataload(at)), mulmod(sum, x, p))
+        for { let end := add(from, shl(4, paired)) } gt(place, end) {} {
+            place := sub(place, width)
+            sum := add(shr(shift, calldataload(place)), mulmod(sum, x, p))
         }
         if paired {
             let low := 0xffffffffffffffffffffffffffffffff
-            for {} gt(at, from) {} {
-                at := sub(at, 128)
-                let pair := calldataload(add(at, 96))
+            for {} gt(place, from) {} {
+                place := sub(place, 128)
+                let pair := calldataload(add(place, 96))
                 sum := add(shr(128, pair), mulmod(add(and(pair, low), mulmod(sum, x, p)), x, p))
-                pair := calldataload(add(at, 64))
+                pair := calldataload(add(place, 64))
                 sum := add(shr(128, pair), mulmod(add(and(pair, low), mulmod(sum, x, p)), x, p))
-                pair := calldataload(add(at, 32))
+                pair := calldataload(add(place, 32))
                 sum := add(shr(128, pair), mulmod(add(and(pair, low), mulmod(sum, x, p)), x, p))
-                pair := calldataload(at)
+                pair := calldataload(place)
                 sum := add(shr(128, pair), mulmod(add(and(pair, low), mulmod(sum, x, p)), x, p))
             }
         }
@@ -339,20 +336,20 @@ function inputSum(uint256 from, uint256 count, uint256 width, uint256 x) pure re
     }
 }
 
-/// @dev Adds to the point at `at` the points of calldata at `from`, times the words at `factors`. The
+/// @dev Adds to the point at `place` the points of calldata at `from`, times the words at `factors`. The
 /// precompile refuses what is no point; no term is left out where its factor is zero.
-function addMultiples(uint256 at, uint256 from, uint256 count, uint256 factors) view returns (bool ok) {
+function addMultiples(uint256 place, uint256 from, uint256 count, uint256 factors) view returns (bool ok) {
     assembly ("memory-safe") {
         ok := 1
-        let term := add(at, 64)
+        let term := add(place, 64)
         for { let end := add(factors, shl(5, count)) } lt(factors, end) { factors := add(factors, 32) } {
             calldatacopy(term, from, 64)
-            mstore(add(at, 128), mload(factors))
+            mstore(add(place, 128), mload(factors))
             if iszero(staticcall(gas(), 7, term, 96, term, 64)) {
                 ok := 0
                 break
             }
-            if iszero(staticcall(gas(), 6, at, 128, at, 64)) {
+            if iszero(staticcall(gas(), 6, place, 128, place, 64)) {
                 ok := 0
                 break
             }
@@ -361,14 +358,14 @@ function addMultiples(uint256 at, uint256 from, uint256 count, uint256 factors) 
     }
 }
 
-/// @dev Adds to the point at `at` the generator times the word at `factor`.
-function addGenerator(uint256 at, uint256 factor) view returns (bool ok) {
+/// @dev Adds to the point at `place` the generator times the word at `factor`.
+function addGenerator(uint256 place, uint256 factor) view returns (bool ok) {
     assembly ("memory-safe") {
-        mstore(add(at, 64), 1)
-        mstore(add(at, 96), 2)
-        mstore(add(at, 128), mload(factor))
-        ok := staticcall(gas(), 7, add(at, 64), 96, add(at, 64), 64)
-        ok := and(ok, staticcall(gas(), 6, at, 128, at, 64))
+        mstore(add(place, 64), 1)
+        mstore(add(place, 96), 2)
+        mstore(add(place, 128), mload(factor))
+        ok := staticcall(gas(), 7, add(place, 64), 96, add(place, 64), 64)
+        ok := and(ok, staticcall(gas(), 6, place, 128, place, 64))
     }
 }
 

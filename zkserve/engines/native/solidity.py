@@ -34,20 +34,20 @@ _PUBLIC_INPUT: Final = """\
 _PUBLIC_SUM: Final = """\
         bytes calldata packed = claim.input;
         assembly ("memory-safe") {
-            at := packed.offset
+            place := packed.offset
         }
-        sum = inputSum(at, «words», «wordBytes», «c_chi_x»);
+        sum = inputSum(place, «words», «wordBytes», «c_chi_x»);
         assembly ("memory-safe") {
             mstore(«memInputSum», sum)
         }
 """
 _HIDDEN_INPUT: Final = """\
-    function _inputDigest(uint256 input, uint256 at)
+    function _inputDigest(uint256 input, uint256 place)
         private
         pure
         returns (bytes32 digest, bool ok)
     {
-        (digest, ok) = inputDigest(at + «atInputPoint», «scratch»);
+        (digest, ok) = inputDigest(place + «atInputPoint», «scratch»);
         assembly ("memory-safe") {
             ok := and(ok, eq(digest, calldataload(input)))
         }
