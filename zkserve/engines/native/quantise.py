@@ -189,7 +189,7 @@ class _Quantiser:
             # Both clamps are wanted, so both ends are those of the clip and not of the samples.
             scale = max((activation.high - activation.low) / self.top, at_least)
             if scale == at_least:
-                raise ModelRejected("A clip cannot be widened: its sums can grow too large.")
+                raise _too_wide()
             zero = round(-activation.low / scale)
         elif activation == IDENTITY:
             zero = middle
@@ -202,7 +202,7 @@ class _Quantiser:
         if activation.kind == Kind.CLIP and activation.low >= 0:
             scale = min(scale, activation.high / self.top)
             if scale < at_least:
-                raise ModelRejected("A clip cannot be widened: its sums can grow too large.")
+                raise _too_wide()
         return _Target(
             tensor=Tensor(**size, zero=zero), scale=scale, before_scale=scale, centre=zero
         )
@@ -332,6 +332,13 @@ class _Quantiser:
         if bias is not None:
             bias = np.clip(np.rint(bias / unit), -MAX_CELL, MAX_CELL).astype(np.int64)
         return replace(equation, products=products, scaled=scaled, bias=bias)
+
+
+def _too_wide() -> ModelRejected:
+    return ModelRejected(
+        "The sums before a Clip are too coarse or can grow too large for its bounds.",
+        remedy="Take activations = 8, or input_bytes = 2 if it clips the input.",
+    )
 
 
 def _repeat(equation: Equation, size: int) -> Equation:
