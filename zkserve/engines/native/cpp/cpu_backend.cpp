@@ -127,7 +127,7 @@ Outer expand_term(const Term& term, uint64_t N) {
   for (const Factor& f : term.factors) factors.push_back(expand(f));
   Vector low = {Fr::one()};
   while (!factors.empty() && (low.size() == 1 || low.size() * factors.back().size() <= longest)) {
-    low = low.size() == 1 ? factors.back() : outer(factors.back(), low);
+    low = outer(factors.back(), low);
     factors.pop_back();
   }
   Vector high = {term.coefficient};
