@@ -231,8 +231,8 @@ def _check_agreement(recipe: Recipe, manifest: CircuitManifest) -> None:
         raise ModelRejected(
             f"The circuit differs from the float model by up to {found} held-out samples; "
             f"the recipe tolerates {recipe.tolerance:.4g}.",
-            remedy="Raise the scale in [engine.options], add calibration samples, or widen the "
-            "tolerance knowingly.",
+            remedy="Ask for more precision in [engine.options] (native: activations = 16; ezkl: a "
+            "larger scale), add calibration samples, or widen the tolerance knowingly.",
         )
 
 

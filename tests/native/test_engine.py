@@ -390,3 +390,28 @@ def test_hashed_weights_are_not_offered(engine: NativeEngine, samples: FloatArra
     plan = CircuitPlan(input_mode=InputMode.PUBLIC, weights_mode=WeightsMode.HASHED)
     with pytest.raises(RecipeInvalid, match="hashed"):
         engine.compile(model, plan, samples, tmp_path / "circuit")
+
+
+def test_weights_not_shown_to_be_in_range_are_refused(
+    engine: NativeEngine, committed: Proven, publish: Publish, tmp_path: Path
+):
+    other, _ = publish(InputMode.COMMITTED, 1)
+    claim, proof = committed.prediction.claim, committed.proof.data
+    data = committed.bundle.files["range_proof"].read_bytes()
+    altered = tmp_path / "altered"
+    altered.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    for path in (other.files["range_proof"], altered):
+        bundle = repinned(committed.public, range_proof=path)
+        posing = replace(claim, circuit_id=bundle.manifest.circuit_id)
+        with pytest.raises(BundleMismatch, match="range proof"):
+            engine.verify(bundle, posing, proof)
+        with pytest.raises(BundleMismatch, match="range proof"):
+            engine.check_verifier(bundle)
+    manifest = committed.bundle.manifest
+    narrower = identified(
+        replace(manifest, parameters=dict(manifest.parameters) | {"weight_bytes": 1})
+    )
+    bundle = replace(committed.public, manifest=narrower)
+    posing = replace(claim, circuit_id=narrower.circuit_id)
+    with pytest.raises(BundleMismatch, match="range proof"):
+        engine.verify(bundle, posing, proof)

@@ -7,28 +7,32 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
 from tests import fakes
-from tests.prover.conftest import Publish
-from zkserve import prove
-from zkserve.engines.base import Bundle, FloatArray
-from zkserve.engines.ezkl import EzklEngine
+from tests.models import tiny_onnx
+from zkserve import prove, publish, recipe
+from zkserve.engines import ENGINES, engine
+from zkserve.engines.native import core
 from zkserve.errors import ProofInvalid
 from zkserve.node import Node
-from zkserve.receipt import manifest_to_dict
+from zkserve.receipt import manifest_from_dict
 from zkserve.store import jobs, versions
 from zkserve.store.queue import JobQueue
 from zkserve.store.tables import VersionRow
-from zkserve.types import InputMode, JobState
+from zkserve.types import JobState
 
 pytestmark = [
     pytest.mark.prover,
     pytest.mark.parametrize("database_url", ["sqlite"], indirect=True),
 ]
+SIZES = {"ezkl": (3, 2), "native": (256, 1024)}
+"""Inputs and hidden units."""
 _PATIENCE_S = 240.0
 _WORK = "from zkserve import settings, worker; worker.main(settings.Settings())"
 
@@ -52,19 +56,26 @@ def start(node: Node, tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[
         process.wait()
 
 
-def _store(node: Node, bundle: Bundle) -> VersionRow:
-    for path in bundle.files.values():
-        node.artifacts.put_file(path)
-    with node.database.session() as session:
-        return versions.add(
-            session,
-            name="tiny",
-            description="",
-            circuit_id=bundle.manifest.circuit_id,
-            publication="11" * 32,
-            onnx_sha256="22" * 32,
-            manifest=manifest_to_dict(bundle.manifest),
-        )
+@pytest.fixture(params=ENGINES)
+def version(request: pytest.FixtureRequest, node: Node, tmp_path: Path) -> VersionRow:
+    """A small model published with each engine in turn: large enough to be caught at work."""
+    if request.param == "native" and not core.available():
+        pytest.skip("the compiled core is not installed")
+    inputs, hidden = SIZES[request.param]
+    model = tiny_onnx(tmp_path / "tiny.onnx", inputs=inputs, hidden=hidden, outputs=2)
+    rows = np.random.default_rng(7).normal(size=(40, inputs)).astype(np.float32)
+    np.savez(tmp_path / "samples.npz", calibration=rows, held_out=rows[:4])
+    options = {"decomp_base": 128, "decomp_legs": 4} if request.param == "ezkl" else {}
+    source = replace(
+        recipe.load(model, samples=tmp_path / "samples.npz"),
+        engine=request.param,
+        options=options,
+        tolerance=100.0,
+    )
+    folder = publish.SrsSource(development_folder=tmp_path / "srs")
+    published = publish.publish(node, source, folder, progress=lambda _: None)
+    with node.database.snapshot() as session:
+        return versions.find(session, published.model)[1]
 
 
 def _until(what: str, holds: Callable[[], bool]) -> None:
@@ -79,17 +90,16 @@ def test_a_worker_killed_in_a_real_proof_and_restarted_finishes_it(
     node: Node,
     queue: JobQueue,
     start: Callable[[], subprocess.Popen[bytes]],
-    publish: Publish,
-    samples: FloatArray,
-    ezkl_engine: EzklEngine,
+    version: VersionRow,
 ) -> None:
-    bundle, _ = publish(InputMode.COMMITTED, seed=1)
-    version = _store(node, bundle)
+    manifest = manifest_from_dict(version.manifest)
+    bundle, proof_system = node.bundle(manifest), engine(manifest.engine)
+    size = sum(spec.size for spec in manifest.inputs)
     job = prove.accept(
         node,
         queue,
         version,
-        prove.predict(node, version, samples[1]),
+        prove.predict(node, version, np.zeros(size, np.float32)),
         tenant="acme",
         idempotency_key=None,
         request_sha256=None,
@@ -122,8 +132,8 @@ def test_a_worker_killed_in_a_real_proof_and_restarted_finishes_it(
         states = [event.state for event in jobs.events_after(session, job.id)]
     assert (row.state, row.attempts, row.opening) == (JobState.DONE, 0, None)
     assert states.count("verified") == states.count("done") == 1
-    ezkl_engine.verify(bundle, receipt.claim, receipt.proof)
+    proof_system.verify(bundle, receipt.claim, receipt.proof)
     with pytest.raises(ProofInvalid):
-        ezkl_engine.verify(
+        proof_system.verify(
             bundle, receipt.claim, receipt.proof[:-1] + bytes([receipt.proof[-1] ^ 1])
         )

@@ -64,8 +64,11 @@ def import_srs(*, source: str, out: str, k: int) -> None:
         raise InvalidInput(f"The powers of tau cannot be used: {exc}.") from exc
 
 
-def set_up(*, folder: str, srs: str, hidden: bool) -> None:
+def set_up(*, folder: str, srs: str, hidden: bool, weight_bytes: int) -> None:
     """Draw the blinds, commit to the weights, and make what verifying needs, in ``folder``.
+
+    That the committed weights are integers of ``weight_bytes`` bytes, with which nothing overflows,
+    is proved once, here.
 
     Raises:
         InvalidInput: the SRS is too small, of another form, or not powers of one secret.
@@ -93,6 +96,13 @@ def set_up(*, folder: str, srs: str, hidden: bool) -> None:
     commitment = bytes(module.commit_weights(loaded, data, cells, blinds, threads))
     if loaded.digest != verifier_srs.digest:
         raise EngineFailed("The SRS changed while it was read.")
+    report("proving the ranges of the weights")
+    prover = module.Prover(loaded, data, int(hidden), cells, blinds, multipliers, threads)
+    try:
+        range_proof = bytes(prover.prove_range(weight_bytes, blinds, None, None))
+    except (RuntimeError, ValueError) as exc:
+        raise EngineFailed(f"The ranges of the weights cannot be proved: {exc}.") from exc
+    (at / "range.proof").write_bytes(range_proof)
     (at / "commitment.bin").write_bytes(commitment)
     (at / "multipliers.bin").write_bytes(encode_multipliers(multipliers))
     (at / "verifier.srs").write_bytes(verifier_srs.encode())

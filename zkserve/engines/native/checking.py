@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from zkserve.engines.native import core, steps, verifier
+from zkserve.engines.native import core, registration, steps, verifier
 from zkserve.engines.native.groups import group
 from zkserve.engines.native.input_key import InputKey
 from zkserve.errors import ProofInvalid
@@ -39,6 +39,30 @@ def verify(
         return bool(core.load().verify(bytes.fromhex(description), **claim))
     try:
         verifier.verify(bytes.fromhex(description), **claim)
+    except ProofInvalid:
+        return False
+    return True
+
+
+def verify_range(
+    *,
+    description: str,
+    weight_bytes: int,
+    srs_digest: str,
+    g2_s: str,
+    weights: str,
+    proof: str,
+) -> bool:
+    """Return whether a range proof shows that committed weights are integers in their ranges."""
+    arguments = (
+        bytes.fromhex(description),
+        weight_bytes,
+        *(bytes.fromhex(part) for part in (srs_digest, g2_s, weights, proof)),
+    )
+    if core.available():
+        return bool(core.load().verify_range(*arguments))
+    try:
+        registration.verify_registration(*arguments)
     except ProofInvalid:
         return False
     return True

@@ -56,6 +56,7 @@ FILES = {
     "interface": "interface.json",
     "multipliers": "multipliers.bin",
     "commitment": "commitment.bin",
+    "range_proof": "range.proof",
     "verifier_srs": "verifier.srs",
     "verifier_source": "Verifier.sol",
     "input_key": "input.key",
@@ -89,6 +90,7 @@ class NativeEngine:
     def __init__(self) -> None:
         self._provers = WarmChildren(idle=_IDLE_CHILDREN, niceness=HEAVY_NICENESS)
         self._others = WarmChildren(idle=_IDLE_CHILDREN)
+        self._ranges_checked: set[str] = set()
 
     def unsupported(self, model: Path, *, limits: Limits = _DEFAULT_LIMITS) -> tuple[str, ...]:
         """Return what keeps a model from this engine; see :meth:`Engine.unsupported`."""
@@ -134,8 +136,12 @@ class NativeEngine:
         (out / SAMPLES).unlink()
         # Setup proves calibration samples to try everything out.
         probe = samples[np.resize(np.arange(len(samples)), options.batch)]
-        plan_made = {"input_mode": plan.input_mode.value, "probe": probe.ravel().tolist()}
-        (out / PLAN).write_bytes(canonical_json(plan_made))
+        rest = {
+            "input_mode": plan.input_mode.value,
+            "weight_bytes": options.weight_bytes,
+            "probe": probe.ravel().tolist(),
+        }
+        (out / PLAN).write_bytes(canonical_json(rest))
         return k
 
     def development_srs(self, log_size: int, out: Path, *, limits: Limits = _DEFAULT_LIMITS) -> Srs:
@@ -171,6 +177,7 @@ class NativeEngine:
             folder=str(compiled.resolve()),
             srs=str(srs.path.resolve()),
             hidden=hidden,
+            weight_bytes=plan["weight_bytes"],
         )
         files = {name: compiled / file for name, file in FILES.items()} | {"srs": srs.path}
         salt = secrets.token_bytes(SALT_BYTES)
@@ -201,7 +208,7 @@ class NativeEngine:
                 rows=interface.rows,
                 parameters={
                     "proof_bytes": description.proof_bytes(hidden=hidden),
-                    "range_proof": 0,
+                    "weight_bytes": plan["weight_bytes"],
                 },
             )
         )
@@ -223,6 +230,7 @@ class NativeEngine:
             "row_tiles": header.row_tiles,
             "helper_tiles": header.helper_tiles,
             "description_bytes": len(data),
+            "range_proof_bytes": files["range_proof"].stat().st_size,
             "weights_bytes": files["weights"].stat().st_size,
             "setup_s": round(made.wall_s, 3),
             "setup_peak_rss_bytes": made.peak_rss_bytes,
@@ -313,6 +321,7 @@ class NativeEngine:
         circuit = Circuit.of(bundle)
         check_claim(circuit.manifest, circuit.description, claim)
         check_length(circuit.manifest, circuit.description, proof)
+        self._check_ranges(circuit)
         srs = circuit.verifier_srs
         valid = self._others.call(
             "check",
@@ -330,19 +339,44 @@ class NativeEngine:
         if valid is not True:
             raise ProofInvalid("The proof does not prove the claim.")
 
+    def _check_ranges(self, circuit: Circuit) -> None:
+        """Check, once for each circuit, that the committed weights are integers in their ranges.
+
+        Raises:
+            BundleMismatch: that is not shown: the circuit is one fixed function, not a network.
+
+        """
+        manifest = circuit.manifest
+        proof = circuit.read("range_proof")
+        if manifest.circuit_id in self._ranges_checked:
+            return
+        srs = circuit.verifier_srs
+        valid = self._others.call(
+            "check",
+            CHECKING + "verify_range",
+            limits=VERIFY_LIMITS,
+            description=circuit.read("description").hex(),
+            weight_bytes=manifest.parameters.get("weight_bytes", 0),
+            srs_digest=srs.digest.hex(),
+            g2_s=srs.g2_s.hex(),
+            weights=bytes32(manifest.weights).hex(),
+            proof=proof.hex(),
+        ).value
+        if valid is not True:
+            raise BundleMismatch(
+                "The circuit's range proof does not show that its weights are integers in range.",
+                remedy="Do not trust this circuit: it may answer chosen inputs as it likes.",
+            )
+        self._ranges_checked.add(manifest.circuit_id)
+
     def context_of(self, proof: bytes) -> bytes | None:
         """Return the context in front of a proof; see :meth:`Engine.context_of`."""
         return proof[:CONTEXT_BYTES]
 
     def caveats(self, manifest: CircuitManifest) -> tuple[str, ...]:
         """Return what a native proof does not show; see :meth:`Engine.caveats`."""
-        found = ["The native proof system is new, and nobody outside the project has audited it."]
-        if not manifest.parameters.get("range_proof"):
-            found.append(
-                "That the committed weights are integers in their ranges is not proven: the claim "
-                "is of one fixed function, not yet of a quantised network."
-            )
-        return tuple(found)
+        del manifest
+        return ("The native proof system is new, and nobody outside the project has audited it.",)
 
     def unpack_input(self, bundle: Bundle, packed: bytes) -> FloatArray:
         """Return the real values of a packed public input; see :meth:`Engine.unpack_input`."""
@@ -378,8 +412,9 @@ class NativeEngine:
         return Circuit.of(bundle).read("verifier_source").decode()
 
     def check_verifier(self, bundle: Bundle, *, limits: Limits = _DEFAULT_LIMITS) -> None:
-        """Make the source again from description and SRS; see :meth:`Engine.check_verifier`."""
+        """Make the source again, and check the weights' ranges; see the protocol."""
         circuit = Circuit.of(bundle)
+        self._check_ranges(circuit)
         source: str = run_child(
             BUILDING + "verifier_source",
             limits=limits,
