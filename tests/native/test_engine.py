@@ -407,6 +407,8 @@ def test_weights_not_shown_to_be_in_range_are_refused(
             engine.verify(bundle, posing, proof)
         with pytest.raises(BundleMismatch, match="range proof"):
             engine.check_verifier(bundle)
+        with pytest.raises(BundleMismatch, match="range proof"):
+            engine.export_verifier(bundle)
     manifest = committed.bundle.manifest
     narrower = identified(
         replace(manifest, parameters=dict(manifest.parameters) | {"weight_bytes": 1})

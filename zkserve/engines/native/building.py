@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from zkserve.encoding import FIELD_MODULUS
 from zkserve.engines.child import report
-from zkserve.engines.native import compiler, core, solidity, steps
+from zkserve.engines.native import compiler, core, registration, solidity, steps
 from zkserve.engines.native.claims import encode_multipliers
 from zkserve.engines.native.description import decode
 from zkserve.engines.native.groups import group
@@ -72,6 +72,7 @@ def set_up(*, folder: str, srs: str, hidden: bool, weight_bytes: int) -> None:
 
     Raises:
         InvalidInput: the SRS is too small, of another form, or not powers of one secret.
+        ProofInvalid: the verifier in Python rejects what the compiled one accepts.
 
     """
     at, module, threads = Path(folder), core.load(), steps.threads()
@@ -102,6 +103,10 @@ def set_up(*, folder: str, srs: str, hidden: bool, weight_bytes: int) -> None:
         range_proof = bytes(prover.prove_range(weight_bytes, blinds, None, None))
     except (RuntimeError, ValueError) as exc:
         raise EngineFailed(f"The ranges of the weights cannot be proved: {exc}.") from exc
+    # A second opinion: whoever relies on this circuit relies on this proof with every prediction.
+    registration.verify_registration(
+        data, weight_bytes, loaded.digest, loaded.g2_s, prover.weights, range_proof
+    )
     (at / "range.proof").write_bytes(range_proof)
     (at / "commitment.bin").write_bytes(commitment)
     (at / "multipliers.bin").write_bytes(encode_multipliers(multipliers))

@@ -54,15 +54,12 @@ def verify_range(
     proof: str,
 ) -> bool:
     """Return whether a range proof shows that committed weights are integers in their ranges."""
-    arguments = (
-        bytes.fromhex(description),
-        weight_bytes,
-        *(bytes.fromhex(part) for part in (srs_digest, g2_s, weights, proof)),
-    )
+    circuit = bytes.fromhex(description)
+    others = [bytes.fromhex(part) for part in (srs_digest, g2_s, weights, proof)]
     if core.available():
-        return bool(core.load().verify_range(*arguments))
+        return bool(core.load().verify_range(circuit, weight_bytes, *others))
     try:
-        registration.verify_registration(*arguments)
+        registration.verify_registration(circuit, weight_bytes, *others)
     except ProofInvalid:
         return False
     return True

@@ -408,8 +408,13 @@ class NativeEngine:
         return [float(value) for value in circuit.to_real(opened.cells)]
 
     def export_verifier(self, bundle: Bundle) -> str:
-        """Return the pinned Solidity source; see :meth:`Engine.export_verifier`."""
-        return Circuit.of(bundle).read("verifier_source").decode()
+        """Return the pinned Solidity source; see :meth:`Engine.export_verifier`.
+
+        Registration begins here, so none leaves for weights that are not shown to be in range.
+        """
+        circuit = Circuit.of(bundle)
+        self._check_ranges(circuit)
+        return circuit.read("verifier_source").decode()
 
     def check_verifier(self, bundle: Bundle, *, limits: Limits = _DEFAULT_LIMITS) -> None:
         """Make the source again, and check the weights' ranges; see the protocol."""
