@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests import random_circuits
 from tests.native_circuits import CIRCUITS
 from zkserve.engines.native import core
 from zkserve.engines.native.curve import ORDER
@@ -78,7 +79,7 @@ def make(name: str, folder: Path) -> Version:
     h, rng = description.header, np.random.default_rng(5)
     path = folder / "srs"
     if not path.exists():
-        module.srs_generate(str(path), (1 << 11) + 32)
+        module.srs_generate(str(path), (1 << 12) + 64)
     return Version(
         name=name,
         description=description,
@@ -178,6 +179,22 @@ def test_proofs_are_accepted(version: Version, mode: int, threads: int) -> None:
             proof=proof,
         )
     assert not accepted(version, prover, mode, (claimed, [outputs[0] + 1, *outputs[1:]], proof))
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_random_circuits_are_computed_and_proven(seed: int, folder: Path) -> None:
+    srs = make("dense", folder).srs
+    circuit = random_circuits.make(seed, srs)
+    blinds = bytes(range(1, 33)) * circuit.description.header.weight_tiles
+    mode = seed % 2
+    prover = core.load().Prover(
+        srs, circuit.description.encode(), mode, circuit.cells, blinds, circuit.multipliers, 2
+    )
+    program = read_program(circuit.description, circuit.cells, circuit.multipliers)
+    # The prover verifies what it returns, with a verifier that has tests of its own.
+    _, outputs, proof = prover.prove(CONTEXT, circuit.inputs, blind_of(mode), KEY)
+    assert outputs == program.run(circuit.inputs).ravel().tolist()
+    assert len(proof) == circuit.description.proof_bytes(hidden=bool(mode))
 
 
 def test_a_hidden_input_is_the_digest_of_its_commitment(version: Version) -> None:
