@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.native_random import random_circuit
 from zkserve.engines.native.constraints import bracket
 from zkserve.engines.native.description import Description, OutputKind, decode
 from zkserve.engines.native.evm.claim import ClaimValue
@@ -28,13 +29,15 @@ from zkserve.engines.native.functionals import (
     claims,
     equation_weights,
 )
-from zkserve.engines.native.solidity import generate
+from zkserve.engines.native.solidity import generate, hidden_input_bits
 from zkserve.engines.native.vectors import Family, evaluate
 from zkserve.engines.native.wire import DescriptionInvalid
 
 ROOT = Path(__file__).parents[2]
 NETWORKS = json.loads((ROOT / "tests/vectors/native/networks.json").read_text())
 SPILL = 1 << 20
+RANDOM_SEEDS = (2, 7, 19, 25, 33, 41, 57, 138)
+LARGE_INPUT_SEED = 52
 
 
 class Machine:
@@ -213,7 +216,27 @@ def _words(run: Run, d: Description, *, hidden: bool, multipliers: tuple[int, ..
 @pytest.mark.parametrize("hidden", [False, True], ids=["public", "hidden"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_claims_and_tiles_are_those_of_the_python_verifier(name: str, hidden: bool) -> None:
-    d = decode(bytes.fromhex(NETWORKS[name]["description"]))
+    _compare(decode(bytes.fromhex(NETWORKS[name]["description"])), hidden=hidden)
+
+
+@pytest.mark.parametrize("seed", RANDOM_SEEDS)
+def test_claims_and_tiles_of_random_circuits(seed: int) -> None:
+    d = random_circuit(seed).description
+    for hidden in (False, True):
+        if not hidden or hidden_input_bits(d) <= d.header.k:
+            _compare(d, hidden=hidden)
+
+
+def test_inputs_that_fit_no_tile_cannot_be_hidden() -> None:
+    d = random_circuit(LARGE_INPUT_SEED).description
+    assert hidden_input_bits(d) > d.header.k
+    common = {"srs_digest": bytes(32), "g2_s": bytes(128)}
+    generate(d.encode(), **common, mode=0)
+    with pytest.raises(DescriptionInvalid, match="hidden input"):
+        generate(d.encode(), **common, mode=1)
+
+
+def _compare(d: Description, *, hidden: bool) -> None:
     run = new_run(7)
     multipliers = tuple(run.random.randrange(1, 1 << 16) for _ in range(d.multipliers))
     w = _words(run, d, hidden=hidden, multipliers=multipliers)

@@ -13,13 +13,14 @@ from textwrap import indent
 from typing import Final
 
 from zkserve.engines.native import certificate
-from zkserve.engines.native.description import Description, digest
+from zkserve.engines.native.description import Description, clog, digest
 from zkserve.engines.native.evm.claim import ClaimValue
 from zkserve.engines.native.evm.equations import Equations
 from zkserve.engines.native.evm.opening import opening
 from zkserve.engines.native.evm.tiles import TileWeights
 from zkserve.engines.native.evm.words import Words
 from zkserve.engines.native.evm.yul import Graph, Root, Value
+from zkserve.engines.native.wire import DescriptionInvalid
 
 _SOURCES: Final = Path(__file__).parent / "evm/contract"
 _INTERFACE: Final = _SOURCES / "IProofVerifier.sol"
@@ -86,7 +87,19 @@ def generate(description: bytes, *, srs_digest: bytes, g2_s: bytes, mode: int) -
     if mode not in (0, 1) or len(srs_digest) != 32 or len(g2_s) != 128:
         raise ValueError("mode is 0 or 1, an SRS digest has 32 bytes, [s]_2 has 128")
     d = certificate.check(description)
+    if mode == 1 and hidden_input_bits(d) > d.header.k:
+        raise DescriptionInvalid(
+            f"A hidden input of this circuit takes 2^{hidden_input_bits(d)} cells; a tile has "
+            f"2^{d.header.k}.",
+            remedy="Compile with a larger k, or make the input public.",
+        )
     return _Writer(d, digest(description), srs_digest, g2_s, hidden=mode == 1).source()
+
+
+def hidden_input_bits(d: Description) -> int:
+    """Return the variables of the tile that a hidden input is committed to."""
+    tensor = d.tensors[0]
+    return clog(d.header.input_bytes) + clog(tensor.channels) + tensor.rest_bits(d.header.batch)
 
 
 class _Writer:

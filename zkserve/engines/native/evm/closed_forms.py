@@ -86,7 +86,7 @@ class Rank1:
         entry = self.graph.value(1)
         for position, (zero, one) in enumerate(self.factors):
             bit = index >> (self.bits - 1 - position) & 1
-            if one.op == "load":  # eq: as in :func:`table`, so that prefixes are shared with it
+            if one.constant is None and zero is 1 - one:  # as in :func:`table`, to share prefixes
                 high = entry * one
                 entry = high if bit else entry - high
             else:
@@ -131,7 +131,7 @@ class Rank1:
         if first == 0 and log >= self.bits:
             longer = ((one, zero),) * (log - self.bits) + self.factors
             return one, Rank1(self.graph, longer, self.size)
-        if first % (1 << log) or log >= self.bits:
+        if first % (1 << log) or log >= self.bits or first >= self.size:
             return one, _entries(self, first, log)
         lead = Rank1(self.graph, self.factors[: self.bits - log], 1 << (self.bits - log))
         size = min(1 << log, self.size - first)
