@@ -72,7 +72,7 @@ def verify_registration(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Challenges:
+class RangeChallenges:
     """What is drawn; the names are those of the protocol."""
 
     alpha: int
@@ -87,7 +87,7 @@ class _Challenges:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Messages:
+class RangeMessages:
     """What the prover says after the sumcheck, and the points at which it says so."""
 
     total: int  # V
@@ -136,22 +136,22 @@ def _verify(
     transcript.absorb(row_points.data)
     alpha = transcript.challenge()
     transcript.absorb(helper_points.data)
-    challenges = _draw(d, transcript, alpha)
+    challenges = draw(d, transcript, alpha)
     transcript.absorb(total.data)
     r, claim = run_rounds(transcript, rounds, total.values[0])
     transcript.absorb(evaluations.data)
     chi_x, chi = transcript.challenge(), transcript.challenges(d.header.k)
     transcript.absorb(masked.data)
-    messages = _Messages(
+    messages = RangeMessages(
         total=total.values[0],
-        libra=(claim - _bracket(layout, challenges, r, evaluations.values)) % ORDER,
+        libra=(claim - bracket(layout, challenges, r, evaluations.values)) % ORDER,
         evaluations=evaluations.values,
         masked=masked.values[0],
         r=r,
         chi_x=chi_x,
         chi=chi,
     )
-    terms, claim = _claims(layout, challenges, messages, limits, transcript.challenge())
+    terms, claim = claims(layout, challenges, messages, limits, transcript.challenge())
     rho, claim = run_rounds(transcript, folds, claim)
     weight_of = evaluate(terms, rho, d.cells)
     families = {
@@ -168,7 +168,8 @@ def _verify(
         raise ProofInvalid("The pairing equation does not hold: the weights are not proven.")
 
 
-def _draw(d: Description, transcript: Transcript, alpha: int) -> _Challenges:
+def draw(d: Description, transcript: Transcript, alpha: int) -> RangeChallenges:
+    """Draw what follows the helpers, in the order of step 2; ``alpha`` was drawn before them."""
     eta, tau, u = transcript.challenge(), *(transcript.challenges(d.header.k) for _ in range(2))
     chi_w, xi = transcript.challenges(2)
     groups, group_channels = [], []
@@ -180,7 +181,7 @@ def _draw(d: Description, transcript: Transcript, alpha: int) -> _Challenges:
         [a * b % ORDER for a in group for b in channel]
         for group, channel in zip(groups, group_channels, strict=True)
     ]
-    return _Challenges(
+    return RangeChallenges(
         alpha=alpha,
         eta=eta,
         tau=tau,
@@ -193,8 +194,8 @@ def _draw(d: Description, transcript: Transcript, alpha: int) -> _Challenges:
     )
 
 
-def _bracket(
-    layout: RangeLayout, c: _Challenges, r: Sequence[int], evaluations: Sequence[int]
+def bracket(
+    layout: RangeLayout, c: RangeChallenges, r: Sequence[int], evaluations: Sequence[int]
 ) -> int:
     """Return what is summed in the main sumcheck at ``r``, without the Libra polynomial."""
     terms = [(c.alpha - value) % ORDER for value in evaluations[: layout.columns]]
@@ -213,10 +214,10 @@ def _bracket(
     return (eqv(c.tau, r) * rows + table) % ORDER
 
 
-def _claims(
+def claims(
     layout: RangeLayout,
-    c: _Challenges,
-    messages: _Messages,
+    c: RangeChallenges,
+    messages: RangeMessages,
     limits: Sequence[Sequence[int]],
     beta: int,
 ) -> tuple[list[Term], int]:
@@ -274,7 +275,7 @@ def _sums_of_helpers(layout: RangeLayout, r: Sequence[int], powers: Sequence[int
     ]
 
 
-def _link(layout: RangeLayout, c: _Challenges, beta: int) -> list[Term]:
+def _link(layout: RangeLayout, c: RangeChallenges, beta: int) -> list[Term]:
     """Claim 3: every cell of family W is what its bytes say, at the random point ``u``."""
     k, weights, places = layout.d.header.k, [beta], list[Place]()
     for tile in range(layout.d.header.weight_tiles):
@@ -300,7 +301,7 @@ def _bytes(cells: Iterable[ByteCell], factor: int, *, signed: bool = False) -> t
     )
 
 
-def _mask_point(layout: RangeLayout, messages: _Messages, beta: int) -> list[Term]:
+def _mask_point(layout: RangeLayout, messages: RangeMessages, beta: int) -> list[Term]:
     """Claim 4, at two points as in every proof (section 15, MUST 1)."""
     chi_x, chi = messages.chi_x, messages.chi
     helpers = tuple(
@@ -331,7 +332,7 @@ def _evaluations(layout: RangeLayout, r: Sequence[int], powers: Sequence[int]) -
     ]
 
 
-def _bounds(layout: RangeLayout, c: _Challenges, number: int, factor: int) -> list[Term]:
+def _bounds(layout: RangeLayout, c: RangeChallenges, number: int, factor: int) -> list[Term]:
     """Claim 5 + nE of one equation: bytes of weights and bias, and what they leave, add up."""
     d, equation, terms = layout.d, layout.d.equations[number], list[Term]()
     for product in equation.products:
@@ -356,7 +357,7 @@ def _part(vector: Vector, first: int, log: int) -> Vector:
 
 
 def _contraction(
-    d: Description, equation: Equation, product: Product, number: int, c: _Challenges
+    d: Description, equation: Equation, product: Product, number: int, c: RangeChallenges
 ) -> tuple[Vector, tuple[Vector, ...]]:
     """Return the vectors of a block of weights, all its contraction weighted with one."""
     first, *others = d.instance(number, product).bits
