@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from zkserve.engines.native.description import OutputKind
+from zkserve.engines.native.description import Instance, OutputKind
 from zkserve.engines.native.evm.closed_forms import Cells, Dense, Vector, eq, fold
 from zkserve.engines.native.evm.equations import CLAIM_INPUT, CLAIM_MASK, Equations
 from zkserve.engines.native.evm.yul import Graph, P, Value
@@ -30,8 +30,8 @@ class ClaimValue:
             total = total + beta**CLAIM_INPUT * w.input_sum
         total = total + beta**CLAIM_MASK * w.mask
         total = total + w.power_sum
-        for index in range(2 * len(self.d.instances)):
-            total = total + w.powers[index] * self._offset(index)
+        for index, instance in enumerate(self.d.instances):
+            total = total + w.powers[2 * index + 1] * self._offset(instance)
         if self.d.header.output_kind == OutputKind.REQUANTISED:
             tensor = self.d.tensors[self.d.equations[-1].target]
             total = total + self.w.powers[self.d.evaluations] * self._outputs(
@@ -85,12 +85,8 @@ class ClaimValue:
                 )
         return total
 
-    def _offset(self, index: int) -> Value:
+    def _offset(self, instance: Instance) -> Value:
         """Return ``zp·sums`` for a factor ``B``, which claims weigh as cells less zero point."""
-        instances = self.d.instances
-        if index >= 2 * len(instances) or index % 2 == 0:
-            return self.graph.value(0)
-        instance = instances[index // 2]
         source = self.d.tensors[instance.product.source]
         if source.zero_point == 0:
             return self.graph.value(0)
