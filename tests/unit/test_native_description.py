@@ -283,6 +283,8 @@ REFUSED: list[tuple[str, Callable[[], Description], Change, str]] = [
     ("a gemm with padding", dense, product(0, 0, pw=1), "a gemm, are"),
     ("a gemm with a grid", wide, product(1, 0, kind=ProductKind.GEMM), "one accumulator"),
     ("a gemm with groups", dense, equation(0, groups=2), "one accumulator"),
+    ("a gemm with a pool", convolutions, equation(
+        4, pool=Pool(kh=1, kw=1, sh=1, sw=1, ph=0, pw=0, eh=1, ew=4)), "one accumulator"),
     ("a gemm viewing a flat source", convolutions, lambda d: product(
         4, 0, views=d.equations[4].products[1].views)(d), "no view on a flat"),
     ("a view without window", convolutions, view(3, 0, kh=0), "at least 1"),

@@ -248,8 +248,10 @@ def _check_product(d: Description, name: str, equation: Equation, product: Produ
         f"The kernel bytes of {name}, a gemm, are 1 1 1 1 1 1 0 0.",
     )
     _need(
-        (equation.height, equation.width) == (1, 1) and equation.groups == 1,
-        f"A gemm has one accumulator per channel and no groups, which {name} has not.",
+        (equation.height, equation.width) == (1, 1)
+        and equation.groups == 1
+        and not equation.pooled,
+        f"A gemm has one accumulator per channel, no groups and no pool; {name} has not.",
     )
     _need(not (source.flat and product.views), f"A gemm has no view on a flat source: {name}.")
 

@@ -248,7 +248,7 @@ void check_product(const Description& D, const Equation& e, Product& p, std::vec
   if (p.gemm) {
     need(p.kh == 1 && p.kw == 1 && p.sh == 1 && p.sw == 1 && p.dh == 1 && p.dw == 1 && p.ph == 0 && p.pw == 0,
          "a gemm has a kernel");
-    need(e.oh == 1 && e.ow == 1 && e.groups == 1, "a gemm has a grid or groups");
+    need(e.oh == 1 && e.ow == 1 && e.groups == 1 && !e.pooled, "a gemm has a grid, groups or a pool");
     need(!source.flat || p.views.empty(), "a gemm views a flat source");
     if (source.flat)
       p.contraction = {p.group_inputs, read.height * read.width};
