@@ -13,6 +13,7 @@ import pytest
 from tests.native_graphs import Model
 from tests.unit import test_native_lowering as lowered
 from zkserve.engines.native import layout
+from zkserve.engines.native.certificate import certify
 from zkserve.engines.native.compiler import (
     Compiled,
     compile_onnx,
@@ -26,6 +27,7 @@ from zkserve.engines.native.packing import multipliers_of, read_program, weight_
 from zkserve.engines.native.program import Program
 from zkserve.engines.native.quantise import quantise
 from zkserve.engines.native.rules import check
+from zkserve.engines.native.wire import DescriptionInvalid
 from zkserve.errors import InvalidInput, ModelRejected, RecipeInvalid
 
 
@@ -269,3 +271,21 @@ def test_options_are_read_strictly() -> None:
     ):
         with pytest.raises(RecipeInvalid, match=reason):
             Options.read(options)  # type: ignore[arg-type]
+
+
+def test_masks_crowded_into_a_corner_get_another_place() -> None:
+    """The certificate refused this layout while its row masks all lay in one quarter of a tile."""
+    model = Model((1, 2, 4, 4))
+    model.conv(2, 4, 3, pads=[1, 1, 1, 1])
+    model.add("Relu")
+    program = program_of(model, activations=16, input_bytes=2)
+    plain = layout._place(program, 3, frozenset(), 11)
+    assert plain is not None
+    crowded = layout._masked(plain, 0)
+    assert min(cell % crowded.cells for cell in crowded.row_mask_cells) >= 3 * crowded.cells // 4
+    with pytest.raises(DescriptionInvalid, match="would leak"):
+        certify(crowded)
+    made = layout.lay_out(program, batch=3, k=11)
+    check(made)
+    assert made.offsets.multiplicities != crowded.offsets.multiplicities
+    assert made.certificate != bytes(32)

@@ -32,7 +32,6 @@ MICROSECONDS_A_CELL = 0.1
 
 _LEAST_ROW_BITS = 2
 _FLATS_TRIED = 4
-_MASK_ATTEMPTS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,15 +71,21 @@ def lay_out(program: p.Program, *, batch: int = 1, k: int = 0) -> Description:
             f"The circuit does not fit {asked}.", remedy="Make the model or the batch smaller."
         )
     best = min(tried, key=lambda option: (_cost(option), option.header.k))
-    for attempt in range(_MASK_ATTEMPTS):
-        masked = _masked(best, attempt)
+    # Where what is free lies in too few parts of the last tile of w, another place for the
+    # multiplicities helps, or one more tile.
+    for attempt, option in enumerate((best, _multiplicities_last(best), _with_room(best))):
+        if _count(_free_rows(option)) < 3 * option.header.k:
+            continue
+        masked = _masked(option, attempt)
+        check(masked)
         try:
-            check(masked)
             return certify(masked)
-        except DescriptionInvalid:
-            if attempt == _MASK_ATTEMPTS - 1:
-                raise
-    raise AssertionError("the loop returns or raises")
+        except DescriptionInvalid as leak:
+            refusal = leak
+    raise ModelRejected(
+        f"No layout of the circuit hides its weights: {refusal.message}",
+        remedy="Take another k.",
+    ) from refusal
 
 
 # -- choosing
@@ -261,18 +266,28 @@ def _place_weights(plain: Description, k: int) -> Description | None:
 
 
 def _place_rows(plain: Description) -> Description:
+    """Place the multiplicities behind the columns, masks behind them."""
     h = plain.header
     columns = plain.columns.count << h.row_bits
     multiplicities = -(-columns >> h.table_bits) << h.table_bits
-    tiles = -(-(multiplicities + (1 << h.table_bits)) >> h.k)
     placed = replace(
         plain,
-        header=replace(h, row_tiles=tiles),
+        header=replace(h, row_tiles=-(-(multiplicities + (1 << h.table_bits)) >> h.k)),
         offsets=replace(plain.offsets, multiplicities=multiplicities),
     )
-    if _count(_free_rows(placed)) < 3 * h.k:
-        placed = replace(placed, header=replace(h, row_tiles=tiles + 1))
-    return placed
+    return placed if _count(_free_rows(placed)) >= 3 * h.k else _with_room(placed)
+
+
+def _multiplicities_last(plain: Description) -> Description:
+    """Place the multiplicities at the end of the last tile of w, masks in front of them."""
+    h = plain.header
+    last = (h.row_tiles << h.k) - (1 << h.table_bits)
+    return replace(plain, offsets=replace(plain.offsets, multiplicities=last))
+
+
+def _with_room(plain: Description) -> Description:
+    h = plain.header
+    return replace(plain, header=replace(h, row_tiles=h.row_tiles + 1))
 
 
 def _place_helpers(plain: Description) -> Description | None:
@@ -337,10 +352,13 @@ def _cost(option: Description) -> float:
 
 
 def _free_rows(plain: Description) -> list[range]:
-    """Return the cells of the last tile of w behind everything."""
-    h = plain.header
-    end = plain.offsets.multiplicities + (1 << h.table_bits)
-    return [range(max(end, (h.row_tiles - 1) << h.k), h.row_tiles << h.k)]
+    """Return the cells of the last tile of w behind the columns and outside the multiplicities."""
+    h, multiplicities = plain.header, plain.offsets.multiplicities
+    start, end = (h.row_tiles - 1) << h.k, h.row_tiles << h.k
+    behind = multiplicities + (1 << h.table_bits)
+    if behind < end:
+        return [range(max(start, behind), end)]
+    return [range(max(start, plain.columns.count << h.row_bits), multiplicities)]
 
 
 def _free_helpers(plain: Description) -> tuple[list[range], list[range]]:
