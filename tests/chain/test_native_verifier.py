@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from eth_abi.abi import encode
 from eth_utils.crypto import keccak
 
 from tests.chain.anvil_node import Node, running
 from tests.chain.world import SOLC
+from tests.native_proofs import development_srs
+from tests.native_random import WEIGHT, random_circuit
 from tests.native_vectors import ProofVector, altered, files, parts, read
 from zkserve.chain.evm import Bytecode, compile_verifier
+from zkserve.engines.native import core
 from zkserve.engines.native.description import decode as decode_description
 from zkserve.engines.native.solidity import generate
+from zkserve.engines.native.transcript import context
 
 pytestmark = pytest.mark.chain
 
@@ -161,3 +167,43 @@ def test_a_verifier_shows_what_it_is_pinned_to(deployed: Deployed) -> None:
     assert deployed.constant("circuitId") == CIRCUIT
     assert deployed.constant("weights") == vector.weights
     assert deployed.constant("context") == vector.context
+
+
+@pytest.mark.prover
+@pytest.mark.skipif(not core.available(), reason="the compiled core is not installed")
+@pytest.mark.parametrize("seed", [3, 4, 5, 10, 18, 34])
+def test_random_circuits_are_verified(node: Node, tmp_path: Path, seed: int) -> None:
+    """Seed 10 has ten tiles of rows: its first message is the longest."""
+    circuit, srs = random_circuit(seed), development_srs(tmp_path)
+    d, rng, mode = circuit.description, np.random.default_rng(seed), seed % 2
+    cells = rng.integers(-WEIGHT, WEIGHT + 1, d.header.weight_tiles << d.header.k, dtype=np.int32)
+    blinds = b"".join(rng.bytes(31).rjust(32, b"\0") for _ in range(d.header.weight_tiles))
+    multipliers = list(circuit.multipliers)
+    prover = core.load().Prover(srs, d.encode(), mode, cells, blinds, multipliers, 1)
+    shape = (d.header.batch, d.tensors[0].channels, d.tensors[0].height, d.tensors[0].width)
+    values = rng.integers(0, 256**d.header.input_bytes, shape, dtype=np.int32)
+    registry, version = "0x" + "ab" * 20, 3
+    where = context(chain_id=31337, registry=registry, version_id=version)
+    blind = bytes(31) + b"\7" if mode else None
+    claimed, outputs, proof = prover.prove(where, values, blind, rng.bytes(32))
+    vector = ProofVector(
+        name=f"random {seed}",
+        description=d.encode(),
+        srs_digest=srs.digest,
+        g2_s=srs.g2_s,
+        chain_id=31337,
+        registry=registry,
+        version_id=version,
+        context=where,
+        mode=mode,
+        weights=prover.weights,
+        input=claimed,
+        outputs=tuple(outputs),
+        proof=proof,
+        cases=(),
+    )
+    source = generate(d.encode(), srs_digest=srs.digest, g2_s=srs.g2_s, mode=mode)
+    deployed = deploy(node, vector, compile_verifier(source, SOLC))
+    assert deployed.revert_of() is None
+    wrong = [*outputs[:-1], outputs[-1] + 1]
+    assert deployed.revert_of(outputs=wrong) == PROOF_INVALID

@@ -123,9 +123,10 @@ class _Writer:
 
     def _lay_out(self) -> _Memory:
         d, h = self.d, self.d.header
+        # Step 0 and the first points are one message.
         longest = max(
-            *(7 * 32, 9 * 32, 6 * 32, 3 * 64),
-            *(64 * h.row_tiles, 64 * h.helper_tiles, 32 * d.evaluations),
+            *(7 * 32 + 64 * h.row_tiles, 64 * h.helper_tiles, 32 * d.evaluations),
+            *(9 * 32, 6 * 32, 3 * 64),
         )
         at = _MESSAGE + longest + 32
         places = []
