@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from onnx import helper
 
 from tests.native_graphs import Model
 from zkserve.engines.native import graph
@@ -575,3 +576,19 @@ def test_a_model_that_computes_nothing_is_refused() -> None:
     model = Model((1, 4))
     model.add("Identity")
     assert "computes nothing" in refused(model)
+
+
+def test_a_second_output_that_is_read_is_refused() -> None:
+    model = Model((1, 1, 4, 4))
+    model.add("Relu", model.conv(1, 1, 1))
+    pooled = helper.make_node("MaxPool", [model.last], ["most", "where"], kernel_shape=[2, 2])
+    model.nodes.append(pooled)
+    model.add("Cast", "where", to=1)
+    assert "more than its first output" in refused(model)
+
+
+def test_constants_that_cannot_be_computed_are_refused() -> None:
+    model = Model((1, 4))
+    model.add("Gather", np.zeros(2), np.array([7]))
+    model.add("Add", "x", model.last)
+    assert "cannot be computed from its constants" in refused(model)

@@ -98,13 +98,13 @@ def simplify(model: onnx.ModelProto) -> Graph:
             output=proto.output[0],
             attributes={a.name: helper.get_attribute_value(a) for a in proto.attribute},
         )
+        if len(used) > 1 and _read(graph, used[1:]):
+            raise ModelRejected(f"{node.kind} is used for more than its first output.")
         if node.kind in _COPIES:
             names[node.output] = node.inputs[0]
-        elif (value := _constant(node, constants, shapes)) is not None:
+        elif (value := _evaluated(node, constants, shapes)) is not None:
             constants[node.output] = value
         else:
-            if len(used) > 1 and _read(graph, used[1:]):
-                raise ModelRejected(f"{node.kind} is used for more than its first output.")
             nodes.append(node)
     last = names.get(output.name, output.name)
     if last in constants or last in dict(inputs):
@@ -122,7 +122,7 @@ def simplify(model: onnx.ModelProto) -> Graph:
 
 def _read(graph: onnx.GraphProto, names: list[str]) -> bool:
     read = {name for node in graph.node for name in node.input}
-    return any(name in read for name in [*names]) or any(o.name in names for o in graph.output)
+    return any(name in read for name in names) or any(o.name in names for o in graph.output)
 
 
 def _needed(nodes: list[Node], output: str) -> list[Node]:
@@ -132,6 +132,18 @@ def _needed(nodes: list[Node], output: str) -> list[Node]:
             wanted.update(node.inputs)
             kept.append(node)
     return kept[::-1]
+
+
+def _evaluated(
+    node: Node, constants: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]]
+) -> Array | None:
+    try:
+        with np.errstate(all="ignore"):  # what is not finite is refused at calibration
+            return _constant(node, constants, shapes)
+    except (ArithmeticError, LookupError, TypeError, ValueError) as exc:
+        raise ModelRejected(
+            f"{node.kind} ({node.output!r}) cannot be computed from its constants."
+        ) from exc
 
 
 def _constant(

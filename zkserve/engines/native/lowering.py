@@ -32,6 +32,11 @@ def lower(graph: Graph) -> Network:
             builder.values[node.output] = _HANDLERS[node.kind](builder, node)
         except Unsupported as reason:
             raise ModelRejected(f"{node.kind} ({node.output!r}) {reason}.") from None
+        except (ArithmeticError, LookupError, TypeError, ValueError) as exc:
+            raise ModelRejected(
+                f"{node.kind} ({node.output!r}) cannot be read: its inputs or attributes are not "
+                "what the operator takes."
+            ) from exc
     return builder.finish()
 
 

@@ -337,7 +337,7 @@ class _Quantiser:
 def _too_wide() -> ModelRejected:
     return ModelRejected(
         "The sums before a Clip are too coarse or can grow too large for its bounds.",
-        remedy="Take activations = 8, or input_bytes = 2 if it clips the input.",
+        remedy="Take activations = 8, or weight_bytes = 2 and input_bytes = 2.",
     )
 
 
