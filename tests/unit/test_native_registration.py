@@ -298,6 +298,19 @@ def test_weights_have_one_to_four_bytes(module: ModuleType, srs: Any, weight_byt
         prover.prove_range(weight_bytes, b"key")
 
 
+def test_two_proofs_of_the_same_weights_share_nothing(module: ModuleType, srs: Any) -> None:
+    """All that a proof reveals is masked anew, whatever the key that the randomness is hedged with."""
+    prover = load(module, srs, EXAMPLE, weights_of(EXAMPLE))
+    first, second = prover.prove_range(1, b"key"), prover.prove_range(1, b"key")
+    prefix = 64 + 4
+    assert first[:prefix] == second[:prefix]
+    words = [
+        {proof[i : i + 32] for i in range(prefix, len(proof), 32)} for proof in (first, second)
+    ]
+    assert len(words[0]) == len(words[1]) == (len(first) - prefix) // 32
+    assert not words[0] & words[1]
+
+
 def test_f8_weights_that_can_overflow_are_refused_before_anything_is_proved(
     module: ModuleType, srs: Any
 ) -> None:
