@@ -299,7 +299,7 @@ def test_weights_have_one_to_four_bytes(module: ModuleType, srs: Any, weight_byt
 
 
 def test_two_proofs_of_the_same_weights_share_nothing(module: ModuleType, srs: Any) -> None:
-    """All that a proof reveals is masked anew, whatever the key that the randomness is hedged with."""
+    """All that a proof reveals is masked anew, under the same key too."""
     prover = load(module, srs, EXAMPLE, weights_of(EXAMPLE))
     first, second = prover.prove_range(1, b"key"), prover.prove_range(1, b"key")
     prefix = 64 + 4
