@@ -211,6 +211,14 @@ def max_pool_after_a_bump() -> Model:
     return m
 
 
+def max_pool_of_a_dense_layer() -> Model:
+    m = Model((1, 4))
+    m.gemm(4, 3)
+    m.add("Reshape", m.last, np.array([1, 3, 1, 1]))
+    m.add("MaxPool", kernel_shape=[2, 2], pads=[1, 1, 0, 0])
+    return m
+
+
 def max_pool_of_the_input() -> Model:
     m = Model((1, 2, 6, 6))
     m.add("MaxPool", kernel_shape=[2, 2], strides=[2, 2])
@@ -353,6 +361,7 @@ BUILDS: dict[str, Build] = {
         clips,
         max_pools,
         max_pool_after_a_bump,
+        max_pool_of_a_dense_layer,
         max_pool_of_the_input,
         average_pools,
         mean_of_an_image,

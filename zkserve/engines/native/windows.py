@@ -161,7 +161,10 @@ def _max_pool(low: Builder, node: Node) -> Value:
         raise Unsupported("has dilations")
     value = low.free(node.inputs[0])
     if isinstance(value, Open) and not (
-        value.equation.pool.positions == 1 and value.activation.monotone and _straight(value)
+        value.equation.pool.positions == 1
+        and value.activation.monotone
+        and _straight(value)
+        and not any(product.gemm for product in value.equation.products)
     ):
         value = low.store(value)
     have = value.size if isinstance(value, Open) else low.image(value)[2:]
