@@ -121,6 +121,15 @@ class FakeEngine:
         if proof != proof_of(claim):
             raise ProofInvalid("the fake proof is wrong.")
 
+    def context_of(self, proof: bytes) -> bytes | None:
+        """Bind none."""
+        del proof
+
+    def caveats(self, manifest: CircuitManifest) -> tuple[str, ...]:
+        """Say that it is a fake."""
+        del manifest
+        return ("It is a fake.",)
+
     def unpack_input(self, bundle: Bundle, packed: bytes) -> FloatArray:
         """Read back 8-byte words."""
         del bundle

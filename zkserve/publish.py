@@ -237,14 +237,14 @@ def _check_agreement(recipe: Recipe, manifest: CircuitManifest) -> None:
 
 
 def _check_shapes(recipe: Recipe, manifest: CircuitManifest) -> None:
-    stated = [spec.shape for spec in recipe.inputs]
+    stated = [spec.batched(manifest.batch).shape for spec in recipe.inputs]
     found = [spec.shape for spec in manifest.inputs]
     if stated and stated != found:
         raise RecipeInvalid(
             f"The recipe states input shapes {stated}, the model has {found}.",
             remedy="Correct [[inputs]] in recipe.toml.",
         )
-    if recipe.output is not None and recipe.output.size != manifest.output.size:
+    if recipe.output is not None and recipe.output.size * manifest.batch != manifest.output.size:
         raise RecipeInvalid(
             f"The recipe states output shape {recipe.output.shape}, the model has "
             f"{manifest.output.shape}.",

@@ -71,6 +71,13 @@ class TensorSpec:
             size *= dimension
         return size
 
+    def batched(self, count: int) -> TensorSpec:
+        """Return the tensor of ``count`` samples at once: in the first dimension if that is 1."""
+        if count == 1:
+            return self
+        rest = self.shape[1:] if self.shape[:1] == (1,) else self.shape
+        return TensorSpec(name=self.name, shape=(count, *rest), dtype=self.dtype)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
@@ -132,10 +139,18 @@ class CircuitManifest:
     rows: int
     """Rows of the circuit before padding to a power of two."""
     parameters: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
-    """What the engine needs to read claims and openings; part of the circuit id."""
+    """What the engine needs to read claims and openings; part of the circuit id.
+
+    ``batch``, where it is there, is the number of samples that one claim is about, else it is 1.
+    """
     facts: Mapping[str, int | float | str] = field(default_factory=lambda: MappingProxyType({}))
     """What the engine measured and readers want to know (setup_s, pk_bytes); decides nothing."""
     agreement: Agreement | None = None
+
+    @property
+    def batch(self) -> int:
+        """Samples that one claim is about; inputs and output have the shape of all of them."""
+        return self.parameters.get("batch", 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
-from tests.models import tiny_onnx
+from tests.models import save, tiny_onnx
 from zkserve.encoding import circuit_id, context, identified, sha256_file
-from zkserve.engines.agreement import measure_agreement
+from zkserve.engines.agreement import join_samples, measure_agreement
 from zkserve.engines.base import (
     NO_CONTEXT,
     Bundle,
@@ -417,3 +418,64 @@ def test_weights_not_shown_to_be_in_range_are_refused(
     posing = replace(claim, circuit_id=narrower.circuit_id)
     with pytest.raises(BundleMismatch, match="range proof"):
         engine.verify(bundle, posing, proof)
+
+
+def test_several_predictions_have_one_proof(
+    engine: NativeEngine, srs: Srs, samples: FloatArray, tmp_path: Path
+):
+    """Two inputs and a batch of three: one claim, one proof, nine outputs."""
+    model = two_inputs(tmp_path / "two.onnx")
+    plan = CircuitPlan(
+        input_mode=InputMode.PUBLIC, weights_mode=WeightsMode.COMMITTED, options={"batch": 3}
+    )
+    engine.compile(model, plan, samples, tmp_path / "circuit", limits=LIMITS)
+    bundle = engine.setup(tmp_path / "circuit", srs, limits=LIMITS)
+    manifest = bundle.manifest
+    assert manifest.batch == 3
+    assert [spec.shape for spec in manifest.inputs] == [(3, 1), (3, 2)]
+    assert manifest.output.shape == (3, 2)
+
+    batch = join_samples(manifest, samples[:3])
+    np.testing.assert_array_equal(batch[:3], samples[:3, 0])
+    prediction = engine.predict(bundle, batch)
+    assert len(prediction.claim.outputs) == 6
+    opened = engine.check_opening(bundle, prediction.claim, prediction.opening)
+    np.testing.assert_allclose(opened, batch, atol=1e-3)
+    unpacked = engine.unpack_input(bundle, prediction.claim.input)
+    assert engine.predict(bundle, unpacked).claim == prediction.claim
+
+    proof = engine.prove(bundle, prediction.claim, prediction.opening, limits=LIMITS)
+    engine.verify(bundle, prediction.claim, proof.data)
+    outputs = prediction.claim.outputs
+    swapped = replace(prediction.claim, outputs=(*outputs[2:], *outputs[:2]))
+    assert swapped != prediction.claim
+    assert refused(engine.verify, bundle, swapped, proof.data)
+
+    alone = [engine.predict(bundle, join_samples(manifest, samples[[i] * 3])) for i in range(3)]
+    assert outputs == tuple(one for i in range(3) for one in alone[i].claim.outputs[:2])
+    found = measure_agreement(engine, bundle, model, samples[:10])
+    assert 0 < found.max_abs < 0.1
+
+
+def two_inputs(path: Path) -> Path:
+    """Write a model of the inputs a (1, 1) and b (1, 2)."""
+    rng = np.random.default_rng(3)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Concat", ["a", "b"], ["x"], axis=1),
+            helper.make_node("Gemm", ["x", "w1", "b1"], ["h"], transB=1),
+            helper.make_node("Relu", ["h"], ["r"]),
+            helper.make_node("Gemm", ["r", "w2", "b2"], ["y"], transB=1),
+        ],
+        "two",
+        [
+            helper.make_tensor_value_info("a", TensorProto.FLOAT, [1, 1]),
+            helper.make_tensor_value_info("b", TensorProto.FLOAT, [1, 2]),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2])],
+        [
+            numpy_helper.from_array(rng.normal(size=shape).astype(np.float32) / 2, name)
+            for name, shape in {"w1": (4, 3), "b1": (4,), "w2": (2, 4), "b2": (2,)}.items()
+        ],
+    )
+    return save(graph, path)

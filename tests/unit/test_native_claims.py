@@ -68,6 +68,14 @@ def claim(input_mode: InputMode) -> Claim:
     return claim_of(manifest(input_mode), D, OPENING, outputs, bytes(64))
 
 
+def test_a_batch_stands_in_the_first_dimension() -> None:
+    assert TensorSpec(name="x", shape=(1, 30)).batched(8).shape == (8, 30)
+    assert TensorSpec(name="x", shape=(30,)).batched(8).shape == (8, 30)
+    assert TensorSpec(name="x", shape=(30,)).batched(1).shape == (30,)
+    assert manifest(InputMode.PUBLIC).batch == 1
+    assert replace(manifest(InputMode.PUBLIC), parameters={"batch": 3}).batch == 3
+
+
 def test_a_packed_input_is_big_endian_words_a_row_each() -> None:
     packed = pack(D, CELLS)
     rows = np.frombuffer(packed, ">u2").reshape(-1, 8)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from zkserve.engines.base import Bundle, Engine, FloatArray, Limits
 from zkserve.engines.child import run_child
 from zkserve.errors import InvalidInput
-from zkserve.types import Agreement
+from zkserve.types import Agreement, CircuitManifest
 
 IntArray = NDArray[np.int64]
 FLOAT_LIMITS = Limits(time_s=300.0, memory_bytes=4 << 30)
@@ -53,13 +53,7 @@ def measure_agreement(
             outputs=str(outputs),
         )
         floats = np.load(outputs, allow_pickle=False).astype(np.float64)
-    scale = bundle.manifest.output_scale
-    circuit = np.array(
-        [
-            [scale.to_real(output) for output in engine.predict(bundle, sample).claim.outputs]
-            for sample in held_out
-        ]
-    )
+    circuit = _circuit_outputs(engine, bundle, held_out)
     difference = np.abs(circuit - floats)
     decided, expected = _decisions(circuit), _decisions(floats)
     return Agreement(
@@ -70,6 +64,29 @@ def measure_agreement(
         float_accuracy=None if labels is None else float((expected == labels).mean()),
         circuit_accuracy=None if labels is None else float((decided == labels).mean()),
     )
+
+
+def _circuit_outputs(engine: Engine, bundle: Bundle, held_out: FloatArray) -> NDArray[np.float64]:
+    """Return the circuit's outputs of each sample; the last batch is filled up with its first."""
+    manifest = bundle.manifest
+    rows: list[list[float]] = []
+    for start in range(0, len(held_out), manifest.batch):
+        taken = held_out[start : start + manifest.batch]
+        filled = taken[np.resize(np.arange(len(taken)), manifest.batch)]
+        outputs = engine.predict(bundle, join_samples(manifest, filled)).claim.outputs
+        reals = np.array([manifest.output_scale.to_real(output) for output in outputs])
+        rows += reals.reshape(manifest.batch, -1)[: len(taken)].tolist()
+    return np.array(rows)
+
+
+def join_samples(manifest: CircuitManifest, samples: FloatArray) -> FloatArray:
+    """Return the samples of one batch, a row each, as one input: tensor after tensor.
+
+    Each tensor holds its part of all samples; of one sample it is the sample itself.
+    """
+    sizes = [spec.size // manifest.batch for spec in manifest.inputs]
+    parts = np.split(samples, np.cumsum(sizes)[:-1], axis=1)
+    return np.concatenate([part.ravel() for part in parts])
 
 
 def _decisions(outputs: NDArray[np.float64]) -> IntArray:

@@ -49,9 +49,12 @@ class Circuit:
             )
         if circuit_id(manifest) != manifest.circuit_id:
             raise BundleMismatch("The circuit id is not that of the manifest's own fields.")
+        description = _description(_pinned(bundle, "description"))
+        if manifest.batch != description.header.batch:
+            raise BundleMismatch("The manifest's batch is not that of the circuit's description.")
         return cls(
             bundle=bundle,
-            description=_description(_pinned(bundle, "description")),
+            description=description,
             interface=_interface(_pinned(bundle, "interface")),
         )
 
@@ -101,7 +104,7 @@ class Circuit:
         }
 
     def quantise(self, inputs: FloatArray) -> tuple[int, ...]:
-        """Return the cells of real inputs, shape ``(elements,)``, the whole batch after another.
+        """Return the cells of real inputs, shape ``(elements,)``: each tensor of the whole batch.
 
         Raises:
             InvalidInput: another shape, or not finite.
@@ -114,7 +117,7 @@ class Circuit:
         if not np.isfinite(inputs).all():
             where = int(np.flatnonzero(~np.isfinite(inputs))[0])
             raise InvalidInput(f"Element {where} of the input is not a finite float32.")
-        rows = inputs.astype(np.float32).reshape(self.description.header.batch, -1)
+        rows = self._rows(inputs.astype(np.float32))
         if self.interface.outside(rows).any():
             raise InputOutOfRange(
                 "The input holds a value outside the range that the circuit takes.",
@@ -126,7 +129,20 @@ class Circuit:
     def to_real(self, cells: tuple[int, ...]) -> FloatArray:
         """Return the real inputs that cells stand for, shape ``(elements,)``."""
         shaped = np.asarray(cells, np.uint16).reshape(input_shape(self.description))
-        return self.interface.dequantise(shaped).astype(np.float32).ravel()
+        rows = self.interface.dequantise(shaped).astype(np.float32)
+        return np.concatenate([part.ravel() for part in np.split(rows, self._cuts, axis=1)])
+
+    @property
+    def _cuts(self) -> list[int]:
+        """Where the tensors of one sample end, but for the last."""
+        sizes = [spec.size // self.manifest.batch for spec in self.manifest.inputs]
+        return [int(end) for end in np.cumsum(sizes)[:-1]]
+
+    def _rows(self, inputs: FloatArray) -> FloatArray:
+        """Return a row for each sample of a batch."""
+        batch = self.manifest.batch
+        parts = np.split(inputs, [batch * end for end in self._cuts])
+        return np.hstack([part.reshape(batch, -1) for part in parts])
 
     def decode_opening(self, opening: bytes) -> Opening:
         """Read an opening of this circuit.

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from zkserve.encoding import bytes32, canonical_json, identified, sha256_file
+from zkserve.engines.agreement import join_samples
 from zkserve.engines.base import (
     NO_CONTEXT,
     Bundle,
@@ -139,7 +140,7 @@ class NativeEngine:
         rest = {
             "input_mode": plan.input_mode.value,
             "weight_bytes": options.weight_bytes,
-            "probe": probe.ravel().tolist(),
+            "probe": probe.tolist(),
         }
         (out / PLAN).write_bytes(canonical_json(rest))
         return k
@@ -199,8 +200,8 @@ class NativeEngine:
                 input_mode=input_mode,
                 weights_mode=WeightsMode.COMMITTED,
                 weights=weights_digest(files["commitment"].read_bytes(), multipliers),
-                inputs=interface.inputs,
-                output=interface.output,
+                inputs=tuple(spec.batched(description.header.batch) for spec in interface.inputs),
+                output=interface.output.batched(description.header.batch),
                 output_scale=interface.output_scale,
                 pins={name: sha256_file(path) for name, path in sorted(files.items())},
                 public=frozenset(files) - SECRET - {"srs"},
@@ -209,12 +210,14 @@ class NativeEngine:
                 parameters={
                     "proof_bytes": description.proof_bytes(hidden=hidden),
                     "weight_bytes": plan["weight_bytes"],
+                    "batch": description.header.batch,
                 },
             )
         )
         bundle = Bundle(manifest=manifest, files=files)
         progress("trying it out")
-        prediction = self.predict(bundle, np.array(plan["probe"], np.float32))
+        probe = join_samples(manifest, np.array(plan["probe"], np.float32))
+        prediction = self.predict(bundle, probe)
         trial = self.prove(
             bundle,
             prediction.claim,
