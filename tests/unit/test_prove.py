@@ -11,8 +11,8 @@ import pytest
 from tests import fakes
 from zkserve import openings, prove
 from zkserve.artifacts import ArtifactStore
-from zkserve.encoding import sha256_hex, to_hex
-from zkserve.engines.base import Limits
+from zkserve.encoding import context, sha256_hex, to_hex
+from zkserve.engines.base import NO_CONTEXT, Limits
 from zkserve.errors import (
     ChildKilled,
     Conflict,
@@ -96,6 +96,19 @@ def test_a_job_ends_in_a_receipt_that_reads_back(
     assert receipt.proof == fakes.proof_of(receipt.claim)
     assert (receipt.model, receipt.version, receipt.development_srs) == ("tiny", 1, True)
     assert receipt_from_dict(receipt_to_dict(receipt)) == receipt
+
+
+def test_a_proof_is_made_for_the_registered_version_or_for_none(
+    node: Node, queue: JobQueue, accept: Accept, engine: fakes.FakeEngine, version: VersionRow
+) -> None:
+    _finish(node, queue, accept())
+    registry = "0x" + "12" * 20
+    with node.database.session() as session:
+        row = session.get_one(VersionRow, version.id)
+        row.chain_id, row.registry_address = 31337, registry
+        row.chain_version_id = f"0x{7:064x}"
+    _finish(node, queue, accept())
+    assert engine.contexts == [NO_CONTEXT, context(31337, registry, 7)]
 
 
 def test_there_is_no_receipt_before_the_proof(node: Node, accept: Accept) -> None:
