@@ -4,9 +4,8 @@
 // which leaves six multiplications each, against ten for a mixed addition in XYZZ coordinates.
 #pragma once
 
-#include <vector>
-
 #include "lanes.hpp"
+#include "secret.hpp"
 
 namespace zkserve {
 
@@ -24,21 +23,24 @@ class BatchAdder {
   void run(const G1Affine* from, G1Affine* to) {
     const size_t n = out_.size();
     if (n == 0) return;
-    for (size_t i = n; i % width; i++) push(left_[0], right_[0], out_[0]);  // ignored below
+    while (left_.size() % (width * chains)) push(left_[0], right_[0], out_[0]);  // ignored below
     const size_t groups = left_.size() / width;
     before_.resize(groups);
     skipped_.resize(groups);
 
-    // Denominators: their running products, in a few chains so that products need not wait for
-    // each other.
-    Value chain[chains];
+    // Several groups at a time, operation by operation: a multiplication takes longer than the
+    // processor needs until it can begin the next one, unless that waits for its result.
+    Value chain[chains], denominator[chains];
     for (auto& value : chain) value = Lanes::one();
-    for (size_t g = 0; g < groups; g++) {
-      auto a = Lanes::load(from, &left_[g * width]), b = Lanes::load(from, &right_[g * width]);
-      skipped_[g] = static_cast<uint8_t>(Lanes::exceptional(a, b));
-      before_[g] = chain[g % chains];
-      Value denominator = Lanes::replace(Lanes::subtract(b.x, a.x), skipped_[g], Lanes::one());
-      chain[g % chains] = Lanes::multiply(chain[g % chains], denominator);
+    for (size_t g = 0; g < groups; g += chains) {
+      if (g + chains < groups) prefetch(from, g + chains);
+      for (int c = 0; c < chains; c++) {
+        auto a = Lanes::load(from, &left_[(g + c) * width]), b = Lanes::load(from, &right_[(g + c) * width]);
+        skipped_[g + c] = static_cast<uint8_t>(Lanes::exceptional(a, b));
+        denominator[c] = Lanes::replace(Lanes::subtract(b.x, a.x), skipped_[g + c], Lanes::one());
+        before_[g + c] = chain[c];
+      }
+      for (int c = 0; c < chains; c++) chain[c] = Lanes::multiply(chain[c], denominator[c]);
     }
     Fq totals[chains * width];
     for (int c = 0; c < chains; c++) Lanes::extract(chain[c], totals + c * width);
@@ -46,22 +48,32 @@ class BatchAdder {
     for (int c = 0; c < chains; c++) chain[c] = Lanes::insert(totals + c * width);
 
     exceptions_.clear();
-    for (size_t g = groups; g-- > 0;) {
-      auto a = Lanes::load(from, &left_[g * width]), b = Lanes::load(from, &right_[g * width]);
-      Value inverse = Lanes::multiply(chain[g % chains], before_[g]);
-      Value denominator = Lanes::replace(Lanes::subtract(b.x, a.x), skipped_[g], Lanes::one());
-      chain[g % chains] = Lanes::multiply(chain[g % chains], denominator);
-      Value slope = Lanes::multiply(Lanes::subtract(b.y, a.y), inverse);
-      Value x = Lanes::abscissa(Lanes::multiply(slope, slope), a.x, b.x);
-      Value y = Lanes::ordinate(Lanes::multiply(slope, Lanes::subtract(a.x, x)), a.y);
-      uint32_t wanted = every & ~static_cast<uint32_t>(skipped_[g]);
-      if (g == groups - 1) wanted &= every >> (groups * width - n);
-      if (wanted != every) {
-        // Sums by other means, computed before anything is stored: `to` may be `from`.
-        for (int i = 0; i < width; i++)
-          if (skipped_[g] >> i & 1 && g * width + i < n) exceptions_.push_back(exception(from, g * width + i));
+    for (size_t g = groups; g > 0;) {
+      g -= chains;
+      if (g >= chains) prefetch(from, g - chains);
+      typename Lanes::Points a[chains], b[chains];
+      Value slope[chains], x[chains], y[chains];
+      for (int c = 0; c < chains; c++) {
+        a[c] = Lanes::load(from, &left_[(g + c) * width]);
+        b[c] = Lanes::load(from, &right_[(g + c) * width]);
+        denominator[c] = Lanes::replace(Lanes::subtract(b[c].x, a[c].x), skipped_[g + c], Lanes::one());
       }
-      Lanes::store(to, &out_[g * width], wanted, x, y);
+      for (int c = 0; c < chains; c++) slope[c] = Lanes::multiply(chain[c], before_[g + c]);
+      for (int c = 0; c < chains; c++) chain[c] = Lanes::multiply(chain[c], denominator[c]);
+      for (int c = 0; c < chains; c++) slope[c] = Lanes::multiply(slope[c], Lanes::subtract(b[c].y, a[c].y));
+      for (int c = 0; c < chains; c++) x[c] = Lanes::multiply(slope[c], slope[c]);
+      for (int c = 0; c < chains; c++) x[c] = Lanes::abscissa(x[c], a[c].x, b[c].x);
+      for (int c = 0; c < chains; c++) y[c] = Lanes::multiply(slope[c], Lanes::subtract(a[c].x, x[c]));
+      for (int c = 0; c < chains; c++) y[c] = Lanes::ordinate(y[c], a[c].y);
+      for (int c = 0; c < chains; c++) {
+        const size_t first = (g + c) * width;
+        if (first >= n) break;
+        uint32_t present = n - first >= width ? every : every >> (width - (n - first));
+        // Sums by other means, computed before anything is stored: `to` may be `from`.
+        for (int i = 0; skipped_[g + c] & present && i < width; i++)
+          if (skipped_[g + c] & present & 1U << i) exceptions_.push_back(exception(from, first + i));
+        Lanes::store(to, &out_[first], present & ~static_cast<uint32_t>(skipped_[g + c]), x[c], y[c]);
+      }
     }
     for (const auto& [out, sum] : exceptions_) to[out] = sum;
   }
@@ -70,6 +82,14 @@ class BatchAdder {
   using Value = typename Lanes::Value;
   static constexpr int width = Lanes::width, chains = 4;
   static constexpr uint32_t every = (1U << width) - 1;
+
+  // The points of the next groups: they come from all over the memory.
+  void prefetch(const G1Affine* from, size_t group) const {
+    for (int i = 0; i < width * chains; i++) {
+      __builtin_prefetch(from + (left_[group * width + i] & ~negated));
+      __builtin_prefetch(from + (right_[group * width + i] & ~negated));
+    }
+  }
 
   static void invert(Fq totals[chains * width]) {
     Fq before[chains * width], running = Fq::one();
@@ -95,10 +115,10 @@ class BatchAdder {
     return {out_[i], sum.to_affine()};
   }
 
-  std::vector<uint32_t> left_, right_, out_;
-  std::vector<Value> before_;
-  std::vector<uint8_t> skipped_;
-  std::vector<std::pair<uint32_t, G1Affine>> exceptions_;
+  Secret<uint32_t> left_, right_, out_;
+  Secret<Value> before_;
+  Secret<uint8_t> skipped_;
+  Secret<std::pair<uint32_t, G1Affine>> exceptions_;
 };
 
 }  // namespace zkserve

@@ -8,6 +8,7 @@
 
 #include "field_x86.hpp"
 #include "inverse.hpp"
+#include "wipe.hpp"
 
 namespace zkserve {
 
@@ -240,6 +241,7 @@ void batch_inverse(F* values, size_t n) {
     running *= values[i];
     values[i] = inverse;
   }
+  wipe(before.data(), n * sizeof(F));
 }
 
 }  // namespace zkserve

@@ -4,14 +4,16 @@
 // of equal digits, the buckets, are summed pairwise, as a tree whose levels are batches of affine
 // additions. The sum of d * bucket[d] is then taken by the bits of d, again in batches: the work of
 // a window is one kind of loop over memory, whatever the scalars. A zero digit goes to a bucket of
-// its own, summed like the others and dropped: time does not tell how many zeros there were.
+// its own, summed like the others and dropped: time does not tell how many zeros there were. All
+// memory is wiped, for scalars may be secrets.
 #include "msm.hpp"
 
 #include <algorithm>
-#include <cmath>
+#include <utility>
 #include <vector>
 
 #include "batch_add.hpp"
+#include "secret.hpp"
 
 namespace zkserve {
 
@@ -135,11 +137,11 @@ class Window {
     return total;
   }
 
-  std::vector<int32_t> digits_;
-  std::vector<uint32_t> sorted_, starts_, ends_;
-  std::vector<G1Affine> points_, work_;
-  std::vector<std::pair<uint32_t, uint32_t>> singles_;
-  std::vector<Run> runs_;
+  Secret<int32_t> digits_;
+  Secret<uint32_t> sorted_, starts_, ends_;
+  Secret<G1Affine> points_, work_;
+  Secret<std::pair<uint32_t, uint32_t>> singles_;
+  Secret<Run> runs_;
   BatchAdder<FastLanes> adder_;
 };
 
@@ -151,7 +153,7 @@ G1 sum_windows(const G1Affine* bases, size_t n, int windows, int bits, uint32_t 
   size_t parts = threads.count() == 1 ? 1 : (2 * threads.count() + windows - 1) / windows;
   parts = std::max<size_t>(1, std::min(parts, n / 1024));
   std::vector<Window> scratch(threads.count());
-  std::vector<G1> sums(windows * parts);
+  Secret<G1> sums(windows * parts);
   threads.parallel(sums.size(), 1, [&](size_t begin, size_t end, unsigned worker) {
     for (size_t job = begin; job < end; job++) {
       int window = static_cast<int>(job / parts);
@@ -190,7 +192,7 @@ G1 msm(const G1Affine* bases, const Fr* scalars, size_t n, Threads& threads) {
     int bit = w * c + c - 1;
     offset[bit / 64] |= uint64_t{1} << (bit % 64);
   }
-  std::vector<uint64_t> limbs(4 * n);
+  Secret<uint64_t> limbs(4 * n);
   threads.parallel(n, 4096, [&](size_t begin, size_t end, unsigned) {
     for (size_t i = begin; i < end; i++) {
       uint64_t* out = &limbs[4 * i];

@@ -13,14 +13,9 @@
 
 #include "field.hpp"
 #include "keccak.hpp"
+#include "wipe.hpp"
 
 namespace zkserve {
-
-// Overwrite memory in a way that the compiler keeps.
-inline void wipe(void* memory, size_t n) {
-  std::memset(memory, 0, n);
-  __asm__ __volatile__("" : : "r"(memory) : "memory");
-}
 
 // A hedged generator: uniform if either the operating system's randomness or the owner's key is
 // unknown to the reader of the proofs, and never the same twice for different statements. Keccak-256
