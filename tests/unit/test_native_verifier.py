@@ -8,6 +8,7 @@ import pytest
 from eth_utils.crypto import keccak
 
 from tests import native_vectors
+from tests.native_circuits import equation, lay_out, product, tensor
 from tests.native_vectors import Case, ProofVector
 from tests.unit.test_native_description import example_bytes
 from zkserve.engines.native import core
@@ -23,7 +24,7 @@ from zkserve.engines.native.curve import (
     g2_to_bytes,
     pairing_is_one,
 )
-from zkserve.engines.native.description import decode
+from zkserve.engines.native.description import OUTPUT, decode
 from zkserve.engines.native.transcript import (
     NO_CONTEXT,
     Transcript,
@@ -250,3 +251,35 @@ def test_the_pairing_agrees_with_the_compiled_one() -> None:
     minus = combine([(-b, GENERATOR)])
     assert pairing_is_one([(GENERATOR, twice), (minus, GENERATOR_2)])
     assert not pairing_is_one([(GENERATOR, twice), (GENERATOR, GENERATOR_2)])
+
+
+def test_a_hidden_input_larger_than_its_tile_has_no_proof() -> None:
+    """Regression: the compiled verifier read past the end of its point."""
+    d = lay_out(
+        k=9,
+        input_bytes=2,
+        tensors=[tensor(1, 16, 32)],
+        equations=[equation(OUTPUT, 1, products=(product(0, 1),))],
+    )
+    assert d.hidden_input_bits == 10
+    generator = g1_to_bytes(GENERATOR)
+    filling = {
+        "context": bytes(32),
+        "point": generator,
+        "multiplier": bytes(3) + b"\1",
+        "scalar": bytes(31) + b"\1",
+    }
+    arguments: dict[str, Any] = {
+        "srs_digest": bytes(32),
+        "g2_s": g2_to_bytes(GENERATOR_2),
+        "context": None,
+        "mode": 1,
+        "weights": weights_digest([generator] * d.header.weight_tiles, []),
+        "input": hidden_input_digest(generator),
+        "outputs": [0],
+        "proof": b"".join(filling[part.kind] for part in native_vectors.parts(d, hidden=True)),
+    }
+    with pytest.raises(ProofInvalid, match="does not fit the tile"):
+        verify(d.encode(), **arguments)
+    if core.available():
+        assert not core.load().verify(d.encode(), **arguments)

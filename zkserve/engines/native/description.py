@@ -513,6 +513,13 @@ class Description:
             rows=self.header.batch * tensor.channels * tensor.height,
         )
 
+    @cached_property
+    def hidden_input_bits(self) -> int:
+        """log2 of the cells of the tile that a hidden input is committed to; at most ``k``."""
+        tensor = self.tensors[0]
+        sizes = (self.header.input_bytes, tensor.channels)
+        return sum(clog(size) for size in sizes) + tensor.rest_bits(self.header.batch)
+
     def target_size(self, equation: Equation) -> tuple[int, int]:
         """Return ``Hs`` and ``Ws``, the sizes over which an equation is weighted."""
         if not equation.pooled:

@@ -86,6 +86,8 @@ def _verify(
     if mode not in (PUBLIC, HIDDEN):
         raise ProofInvalid(f"The mode is {PUBLIC} or {HIDDEN}; got {mode}.")
     hidden = mode == HIDDEN
+    if hidden and d.hidden_input_bits > d.header.k:
+        raise ProofInvalid("The input of this circuit does not fit the tile of hidden inputs.")
     _check_sizes(d, hidden, weights, claimed_input, outputs, data)
     secret_2 = g2_from_bytes(g2_s)
     if secret_2 is None:
@@ -199,6 +201,13 @@ def _verify(
         raise ProofInvalid("The pairing equation does not hold: the claim is not proven.")
 
 
+def _padding(d: Description, packed: bytes) -> bytes:
+    """Return the bytes of a packed input that stand for no value."""
+    packing = d.input_packing
+    row, used = packing.words_per_row * packing.word_bytes, d.tensors[0].width * packing.value_bytes
+    return b"".join(packed[at + used : at + row] for at in range(0, len(packed), row))
+
+
 def _check_sizes(
     d: Description,
     hidden: bool,
@@ -213,6 +222,8 @@ def _check_sizes(
     expected = 32 if hidden else d.input_packing.size_bytes
     if len(claimed_input) != expected:
         raise ProofInvalid(f"The input of a claim has {expected} bytes; got {len(claimed_input)}.")
+    if not hidden and any(_padding(d, claimed_input)):
+        raise ProofInvalid("The padding behind the rows of the input is not zero.")
     if len(weights) != 32:
         raise ProofInvalid(f"The weights of a claim are 32 bytes; got {len(weights)}.")
     if len(outputs) != d.outputs:

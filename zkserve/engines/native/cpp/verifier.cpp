@@ -73,6 +73,9 @@ bool accepts(const Description& D, const Digest& srs, const G2Affine& g2_s, cons
              const uint8_t* data, size_t size) {
   const bool hidden = claim.mode == Mode::hidden_input;
   need_proof(hidden || claim.mode == Mode::open_input);
+  // A hidden input that does not fit tile X has no functional.
+  const Tensor& input = D.tensors[0];
+  need_proof(!hidden || clog(D.AX) + clog(input.channels) + input.block_bits <= D.k);
   need_proof(claim.input.size() == (hidden ? 32 : D.input_bytes));
   need_proof(claim.outputs.size() == D.outputs);
   for (int64_t y : claim.outputs) need_proof(-output_bound < y && y < output_bound);
