@@ -144,16 +144,16 @@ void Attempt::prove_constraints() {
   // The instances' factors, with those of the columns between the products' and the helpers'.
   E_ = sumcheck.factors();
   const size_t products = 2 * D_.products.size();
-  std::vector<Fr> columns = columns_at(Vector(challenges_.r.end() - ptrdiff_t(D_.nr), challenges_.r.end()));
+  Secret<Fr> columns = columns_at(Vector(challenges_.r.end() - ptrdiff_t(D_.nr), challenges_.r.end()));
   for (size_t c = 0; c < columns.size(); ++c) columns[c] += z * R[products + c];
   E_.insert(E_.begin() + ptrdiff_t(products), columns.begin(), columns.end());
   for (const Fr& value : E_) out_.send(value);
   draw_mask_challenges(D_, out_.transcript, challenges_);
 }
 
-std::vector<Fr> Attempt::columns_at(const Vector& point) const {
+Secret<Fr> Attempt::columns_at(const Vector& point) const {
   const Vector weights = eq_vector(point);
-  std::vector<Fr> out(D_.columns);
+  Secret<Fr> out(D_.columns);
   const size_t active = std::min(rows_->active(), weights.size());
   threads_.parallel(D_.columns, 1, [&](size_t begin, size_t end, unsigned) {
     for (size_t c = begin; c < end; ++c) {

@@ -71,7 +71,8 @@ G1 Commitments::helpers(size_t t, const Witness& witness, const Secret<Fr>& cell
   };
 
   // Each entry begins with the power of its table helper, so that none is empty; it is taken off below.
-  std::vector<uint32_t> powers, owners;
+  std::vector<uint32_t> powers;
+  Secret<uint32_t> owners;
   for (size_t entry = 0; entry < entries; ++entry) {
     powers.push_back(uint32_t(table + entry));
     owners.push_back(uint32_t(entry));

@@ -45,7 +45,7 @@ class Summation {
   }
 
  private:
-  std::vector<uint32_t> starts_, next_, sorted_;
+  Secret<uint32_t> starts_, next_, sorted_;
   std::vector<G1Affine> work_;
   BatchAdder<FastLanes> adder_;
 };
@@ -53,7 +53,7 @@ class Summation {
 }  // namespace
 
 std::vector<G1Affine> group_sums(const G1Affine* bases, const std::vector<uint32_t>& powers,
-                                 const std::vector<uint32_t>& groups, size_t count, Threads& threads) {
+                                 const Secret<uint32_t>& groups, size_t count, Threads& threads) {
   const size_t n = powers.size();
   // At least one for each thread, but none so small that most groups have a single point in it.
   const size_t blocks = std::max<size_t>(1, std::max(n / block, std::min<size_t>(threads.count(), n / (8 * count))));
@@ -67,7 +67,8 @@ std::vector<G1Affine> group_sums(const G1Affine* bases, const std::vector<uint32
   });
   if (blocks == 1) return parts;
 
-  std::vector<uint32_t> indices, owners;
+  std::vector<uint32_t> indices;
+  Secret<uint32_t> owners;
   for (size_t i = 0; i < parts.size(); ++i)
     if (!parts[i].is_infinity()) {
       indices.push_back(uint32_t(i));

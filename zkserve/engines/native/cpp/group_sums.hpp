@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "curve.hpp"
+#include "secret.hpp"
 #include "threads.hpp"
 
 namespace zkserve {
@@ -13,6 +14,6 @@ namespace zkserve {
 // out[g] = sum of bases[powers[i]] over all i with groups[i] = g < count; infinity for a group without points.
 // One addition a point, in affine batches.
 std::vector<G1Affine> group_sums(const G1Affine* bases, const std::vector<uint32_t>& powers,
-                                 const std::vector<uint32_t>& groups, size_t count, Threads& threads);
+                                 const Secret<uint32_t>& groups, size_t count, Threads& threads);
 
 }  // namespace zkserve

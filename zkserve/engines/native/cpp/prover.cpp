@@ -43,6 +43,8 @@ Prover::Prover(const Srs& srs, Description description, Mode mode, const int32_t
     : srs_(srs), mode_(mode), version_{std::move(description), {}, std::move(blinds), std::move(multipliers), {}},
       threads_(threads), backend_(cpu_backend(version_.D, srs, threads_)) {
   const Description& D = version_.D;
+  if (mode == Mode::hidden_input && clog(D.AX) + clog(D.tensors[0].channels) + D.tensors[0].block_bits > D.k)
+    throw Refused("the input does not fit the tile of hidden ones");
   if (D.nr == 0) throw Refused("a network of one row is too small for this prover");
   if (count != size_t(D.nW) << D.k) throw Refused("there are not as many weight cells as the description has");
   if (version_.blinds.size() != D.nW) throw Refused("there are not as many blinds as tiles of weights");
@@ -69,7 +71,6 @@ Secret<int32_t> Prover::input_tile(const int32_t* inputs, size_t count) const {
   if (count != size_t(D.batch) * t.channels * t.height * t.width)
     throw std::invalid_argument("the input has another number of values than the description");
   const unsigned channel_bits = clog(t.channels), bits = channel_bits + t.block_bits;
-  if (clog(D.AX) + bits > D.k) throw Refused("the input does not fit a tile");
   Secret<int32_t> tile(D.N, 0);
   const unsigned width_bits = t.rest_bits[2], height_bits = t.rest_bits[1];
   for (size_t n = 0; n < D.batch; ++n)

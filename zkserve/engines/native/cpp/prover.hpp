@@ -75,7 +75,7 @@ class Attempt {
 
   Secret<Fr> scalars(size_t count);
   Fr mask_sum() const;
-  std::vector<Fr> columns_at(const Vector& point) const;
+  Secret<Fr> columns_at(const Vector& point) const;
 
   const Secret<int32_t>& input_tile_;
   const Fr& input_blind_;

@@ -121,7 +121,8 @@ class RangeAttempt {
   void commit_columns() {
     fresh_blinds_ = scalars(T_.nw);
     fresh_masks_ = scalars(layout_.w_masks.size());
-    std::vector<uint32_t> powers(T_.N), bytes(T_.N);
+    std::vector<uint32_t> powers(T_.N);
+    Secret<uint32_t> bytes(T_.N);
     std::iota(powers.begin(), powers.end(), 0);
     for (uint32_t t = 0; t < layout_.columns; ++t) {
       control_.check();
@@ -129,7 +130,6 @@ class RangeAttempt {
       sums_.push_back(backend_.group_sums(powers, bytes, table_entries));
       G1 running, point;  // sum of v times the powers whose cell is v
       for (size_t v = table_entries - 1; v > 0; --v) point += running += sums_.back()[v];
-      wipe(bytes.data(), bytes.size() * sizeof bytes[0]);
       out_.send(point += backend_.commit(T_.N, &fresh_blinds_[t], 1));
     }
     G1 counts = backend_.commit_small(0, &cells_[layout_.columns * T_.N], table_entries);
