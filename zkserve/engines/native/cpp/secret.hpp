@@ -5,7 +5,7 @@
 #include <memory>
 #include <vector>
 
-#include "random.hpp"
+#include "wipe.hpp"
 
 namespace zkserve {
 
