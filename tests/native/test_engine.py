@@ -25,7 +25,8 @@ from zkserve.engines.base import (
     Srs,
 )
 from zkserve.engines.native import core
-from zkserve.engines.native.engine import SECRET, NativeEngine
+from zkserve.engines.native.engine import NativeEngine
+from zkserve.engines.native.folder import SECRET
 from zkserve.errors import (
     BundleMismatch,
     ChildKilled,

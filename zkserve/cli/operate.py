@@ -191,7 +191,7 @@ def demo(
 ) -> None:
     """Show the whole product on a chain of its own: publish, predict, prove, settle, verify.
 
-    Takes a few minutes and leaves nothing running. Example: `zkserve demo --folder build`
+    Takes about a minute and leaves nothing running. Example: `zkserve demo --folder build`
     """
     from zkserve import demo as show_case
 

@@ -183,7 +183,7 @@ def audit(
 ) -> None:
     """Check that a registered version's contracts verify the circuit of the public artifacts.
 
-    The verifier is made anew from the verifying key, compiled, and compared byte for byte.
+    The verifier is made anew from the artifacts, compiled, and compared byte for byte.
     Example: `zkserve audit 0x1f… --rpc-url URL --registry ADDRESS --url URL`
     """
     from zkserve import audit as use_case

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zkserve.encoding import bytes32, canonical_json, identified, sha256_file
+from zkserve.encoding import bytes32, canonical_json, sha256_file
 from zkserve.engines.agreement import join_samples
 from zkserve.engines.base import (
     NO_CONTEXT,
@@ -33,15 +33,11 @@ from zkserve.engines.native.claims import (
     check_claim,
     check_length,
     claim_of,
-    decode_multipliers,
-    weights_digest,
 )
-from zkserve.engines.native.description import decode
+from zkserve.engines.native.folder import MODEL, PLAN, SAMPLES, seal
 from zkserve.engines.native.inputs import Opening, blind_of, pack, tile_cells, unpack
-from zkserve.engines.native.interface import Interface
 from zkserve.engines.native.options import Options
 from zkserve.engines.native.transcript import hidden_input_digest
-from zkserve.engines.native.verifier_srs import VerifierSrs
 from zkserve.engines.srs import load_srs, mark_development
 from zkserve.engines.warm import WarmChildren
 from zkserve.errors import BundleMismatch, InvalidInput, NotFound, ProofInvalid, RecipeInvalid
@@ -52,28 +48,6 @@ CHECKING = "zkserve.engines.native.checking:"
 BUILDING = "zkserve.engines.native.building:"
 HEAVY_NICENESS = 5
 CALIBRATION_SAMPLES = 2000
-FILES = {
-    "description": "description.bin",
-    "interface": "interface.json",
-    "multipliers": "multipliers.bin",
-    "commitment": "commitment.bin",
-    "range_proof": "range.proof",
-    "verifier_srs": "verifier.srs",
-    "verifier_source": "Verifier.sol",
-    "input_key": "input.key",
-    "weights": "weights.npz",
-    "model": "model.sealed",
-}
-"""Artifact names and their files in a compiled folder; ``srs`` lies where the caller keeps it."""
-SECRET = frozenset({"weights", "model"})
-"""The quantised weights with the blinds of their commitment, and the ONNX file behind a salt.
-
-Manifests show the digests of these too: with randomness in each file they confirm no guess.
-"""
-MODEL = "model.onnx"
-SALT_BYTES = 32
-PLAN = "plan.json"
-SAMPLES = "calibration.npy"
 PREDICT_LIMITS = Limits(time_s=60.0, memory_bytes=8 << 30)
 VERIFY_LIMITS = Limits(time_s=300.0, memory_bytes=4 << 30)
 _DEFAULT_LIMITS = Limits()
@@ -180,43 +154,9 @@ class NativeEngine:
             hidden=hidden,
             weight_bytes=plan["weight_bytes"],
         )
-        files = {name: compiled / file for name, file in FILES.items()} | {"srs": srs.path}
-        salt = secrets.token_bytes(SALT_BYTES)
-        files["model"].write_bytes(salt + (compiled / MODEL).read_bytes())
-        if not hidden:
-            del files["input_key"]
-        for name in SECRET:
-            files[name].chmod(0o600)
-        data = files["description"].read_bytes()
-        description = decode(data)
-        interface = Interface.from_json(files["interface"].read_text())
-        multipliers = decode_multipliers(files["multipliers"].read_bytes())
-        verifier_srs = VerifierSrs.decode(files["verifier_srs"].read_bytes())
-        manifest = identified(
-            CircuitManifest(
-                circuit_id="",  # computed from the rest
-                engine=self.name,
-                engine_version=self.version,
-                input_mode=input_mode,
-                weights_mode=WeightsMode.COMMITTED,
-                weights=weights_digest(files["commitment"].read_bytes(), multipliers),
-                inputs=tuple(spec.batched(description.header.batch) for spec in interface.inputs),
-                output=interface.output.batched(description.header.batch),
-                output_scale=interface.output_scale,
-                pins={name: sha256_file(path) for name, path in sorted(files.items())},
-                public=frozenset(files) - SECRET - {"srs"},
-                development_srs=srs.development or verifier_srs.development,
-                rows=interface.rows,
-                parameters={
-                    "proof_bytes": description.proof_bytes(hidden=hidden),
-                    "weight_bytes": plan["weight_bytes"],
-                    "batch": description.header.batch,
-                },
-            )
-        )
-        bundle = Bundle(manifest=manifest, files=files)
+        bundle = seal(compiled, srs, input_mode, weight_bytes=plan["weight_bytes"])
         progress("trying it out")
-        probe = join_samples(manifest, np.array(plan["probe"], np.float32))
+        probe = join_samples(bundle.manifest, np.array(plan["probe"], np.float32))
         prediction = self.predict(bundle, probe)
         trial = self.prove(
             bundle,
@@ -226,21 +166,14 @@ class NativeEngine:
             progress=progress,
             cancelled=cancelled,
         )
-        header = description.header
-        facts: dict[str, int | float | str] = {
-            "k": header.k,
-            "weight_tiles": header.weight_tiles,
-            "row_tiles": header.row_tiles,
-            "helper_tiles": header.helper_tiles,
-            "description_bytes": len(data),
-            "range_proof_bytes": files["range_proof"].stat().st_size,
-            "weights_bytes": files["weights"].stat().st_size,
+        facts = {
             "setup_s": round(made.wall_s, 3),
             "setup_peak_rss_bytes": made.peak_rss_bytes,
             "trial_prove_s": round(trial.prove_s, 3),
             "trial_peak_rss_bytes": trial.peak_rss_bytes,
         }
-        return replace(bundle, manifest=replace(manifest, facts=facts))
+        manifest = bundle.manifest
+        return replace(bundle, manifest=replace(manifest, facts={**manifest.facts, **facts}))
 
     def reproducible(self, manifest: CircuitManifest) -> Mapping[str, str]:
         """Return the description, its units and the multipliers; see the protocol.
