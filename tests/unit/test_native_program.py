@@ -18,6 +18,7 @@ from zkserve.engines.native.description import Pool
 from zkserve.engines.native.options import Options
 from zkserve.engines.native.program import Equation, Product, Program, Scaled, Tensor
 from zkserve.engines.native.quantise import Quantised, exact_scale, quantise
+from zkserve.engines.native.ranges import _outwards
 from zkserve.errors import ModelRejected
 
 Values = Mapping[tuple[int, ...], int]
@@ -350,3 +351,11 @@ def test_every_scale_keeps_its_value(value: float) -> None:
 def test_a_scale_out_of_range_is_refused() -> None:
     with pytest.raises(ModelRejected, match="unit"):
         exact_scale(1e-40)
+
+
+@given(st.floats(-1e6, 1e6), st.floats(-1e-13, 1e-13))
+def test_ranges_do_not_follow_the_order_of_additions(value: float, noise: float) -> None:
+    """A model compiled on another CPU must have the same units to the last bit."""
+    kept = _outwards(value)
+    assert abs(value) <= abs(kept) * (1 + 1e-9) <= abs(value) * (1 + 2**-10)
+    assert _outwards(kept * (1 + noise)) == kept

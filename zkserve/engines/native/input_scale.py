@@ -9,8 +9,11 @@ import numpy as np
 from zkserve.engines.native.network import FloatArray, Network
 from zkserve.engines.native.program import Array, Equation
 
-_MARGIN = 2.0
-"""Room on either side of the calibrated range where there are two bytes, as a part of it."""
+_MARGIN = {1: 0.1, 2: 2.0}
+"""Room on either side of the calibrated range for values of so many bytes, as a part of it.
+
+Inputs past it are refused. Values on a grid get none: it has ends of its own.
+"""
 _GRID_ERROR = 0.02
 """How far, in steps, a value may lie from a grid on which it is said to lie."""
 _COARSEST = 2.0**-20
@@ -70,9 +73,10 @@ def choose(network: Network, samples: Array, size: int) -> InputScale:
     axis = 0 if columns and (width == 2 or grid is None) else None
     low = np.broadcast_to(values.min(axis=axis), (elements,)).astype(np.float64)
     high = np.broadcast_to(values.max(axis=axis), (elements,)).astype(np.float64)
-    if width == 2:
-        room = (high - low) * _MARGIN
-        low, high = low - room, high + room
+    if width == 2 or grid is None:
+        room = (high - low) * _MARGIN[width]
+        signed = low < 0 if width == 1 else np.ones(elements, bool)
+        low, high = np.where(signed, low - room, np.maximum(low - room, 0)), high + room
     largest = np.maximum(np.abs(low), np.abs(high))
     if padded:
         zero, step = _zero_point(float(low[0]), float(high[0]), width, grid)

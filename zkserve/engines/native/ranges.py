@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,11 @@ from zkserve.errors import ModelRejected
 _KEPT = 1 << 20
 """Values of one tensor that percentiles are taken from."""
 _OUTERMOST = 1e-4
+_KEPT_BITS = 12
+"""Ends of ranges are rounded outwards to so many significant bits.
+
+CPUs add in different orders; a model compiled again elsewhere must not differ in the last place.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +46,28 @@ def measure(network: Network, samples: Array, *, percentile: bool) -> list[Range
         for kept, pair in zip(seen, batch, strict=True):
             for values, array in zip(kept, pair, strict=True):
                 values.append(_sample(array) if percentile else _ends(array))
-    ranges = [Range(before=_range(b, percentile), after=_range(a, percentile)) for b, a in seen]
-    if not all(np.isfinite([*r.before, *r.after]).all() for r in ranges):
+    ends = [(_range(b, percentile), _range(a, percentile)) for b, a in seen]
+    if not np.isfinite(ends).all():
         raise ModelRejected(
             "The model's values are not finite on the calibration samples.",
             remedy="Check the weights and the samples.",
         )
-    return ranges
+    return [
+        Range(
+            before=(_outwards(before[0]), _outwards(before[1])),
+            after=(_outwards(after[0]), _outwards(after[1])),
+        )
+        for before, after in ends
+    ]
+
+
+def _outwards(value: float) -> float:
+    mantissa, exponent = math.frexp(value)
+    steps = mantissa * 2**_KEPT_BITS
+    # What lies on the grid but for noise stays there.
+    nearest = round(steps)
+    away = nearest if abs(steps - nearest) < 2**-20 else math.copysign(math.ceil(abs(steps)), steps)
+    return math.ldexp(away, exponent - _KEPT_BITS)
 
 
 def _ends(array: Array) -> Array:
