@@ -38,6 +38,7 @@ NETWORKS = json.loads((ROOT / "tests/vectors/native/networks.json").read_text())
 SPILL = 1 << 20
 RANDOM_SEEDS = (2, 7, 19, 25, 33, 41, 57, 138)
 LARGE_INPUT_SEED = 52
+MANY_TILES_SEED = 10
 
 
 class Machine:
@@ -378,6 +379,16 @@ def test_source_names_what_it_is_pinned_to() -> None:
     assert d not in source  # the digest in the protocol is of a description without certificate
     assert "0x" + "01" * 32 in source
     assert source.count("0x" + "02" * 32) == 4
+
+
+def test_the_first_message_does_not_reach_what_lies_behind_it() -> None:
+    d = random_circuit(MANY_TILES_SEED).description
+    assert 7 * 32 + 64 * d.header.row_tiles > 32 * d.evaluations
+    source = generate(d.encode(), srs_digest=bytes(32), g2_s=bytes(128), mode=0)
+    size = int(re.search(r"draw\(224 \+ (\d+), 0\)", source)[1])  # type: ignore[index]
+    first = int(re.search(r"multiplierWords\([^,]+, \d+, (0x\w+)\)", source)[1], 16)  # type: ignore[index]
+    counter = 32
+    assert 0xC0 + 224 + size + counter <= first
 
 
 def test_refused_descriptions_get_no_contract() -> None:
