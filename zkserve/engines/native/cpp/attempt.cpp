@@ -167,19 +167,24 @@ Secret<Fr> Attempt::columns_at(const Vector& point) const {
 }
 
 Fr Attempt::mask_sum() const {
-  const Vector chi = eq_vector(challenges_.chi), turned = eq_vector(rotated(challenges_.chi));
-  Fr total = Fr::zero();
-  for (size_t t = 0; t < D_.nh; ++t) {
-    Fr sum = Fr::zero();
-    for (size_t i = 0; i < D_.N; ++i) sum += chi[i] * helpers_[t * D_.N + i];
-    total += (Fr::one() + Fr::from_u64(t) * challenges_.chi_x) * sum;
-  }
-  const size_t first = (D_.nw - 1) * D_.N;
-  SignedAccumulator<34> cells;
-  for (size_t i = 0; i < D_.N; ++i) cells.add(turned[i], witness_.cells[first + i]);
-  Fr sum = cells.reduce();
-  for (size_t i = 0; i < D_.w_masks.size(); ++i) sum += turned[D_.w_masks[i] % D_.N] * fresh_masks_[i];
-  return total + challenges_.chi_x.square() * sum;
+  // The last tile of family w meets the turned point; it comes last here.
+  const size_t tiles = D_.nh + 1, first = (D_.nw - 1) * D_.N, grain = 4096;
+  Vector points[2] = {challenges_.chi, rotated(challenges_.chi)}, weights[2];
+  threads_.parallel(2, 1, [&](size_t i, size_t, unsigned) { weights[i] = eq_vector(points[i]); });
+  Secret<Fr> sums(tiles * (D_.N / grain + 1), Fr::zero());
+  threads_.parallel(D_.N, grain, [&](size_t begin, size_t end, unsigned) {
+    Fr* sum = &sums[begin / grain * tiles];
+    for (size_t t = 0; t < D_.nh; ++t)
+      for (size_t i = begin; i < end; ++i) sum[t] += weights[0][i] * helpers_[t * D_.N + i];
+    SignedAccumulator<34> cells;
+    for (size_t i = begin; i < end; ++i) cells.add(weights[1][i], witness_.cells[first + i]);
+    sum[D_.nh] = cells.reduce();
+  });
+  for (size_t i = tiles; i < sums.size(); ++i) sums[i % tiles] += sums[i];
+  for (size_t i = 0; i < D_.w_masks.size(); ++i) sums[D_.nh] += weights[1][D_.w_masks[i] % D_.N] * fresh_masks_[i];
+  Fr total = challenges_.chi_x.square() * sums[D_.nh];
+  for (size_t t = 0; t < D_.nh; ++t) total += (Fr::one() + Fr::from_u64(t) * challenges_.chi_x) * sums[t];
+  return total;
 }
 
 void Attempt::prove_claims() {
