@@ -12,19 +12,23 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from zkserve.engines.native.shapes import (
+    OUTPUT,
+    Equation,
+    OutputKind,
+    Piece,
+    Product,
+    ProductKind,
+    Tensor,
+    View,
+    clog,
+    viewed_size,
+)
 from zkserve.engines.native.wire import DescriptionInvalid
 
 if TYPE_CHECKING:
-    from zkserve.engines.native.description import (
-        Description,
-        Equation,
-        Piece,
-        Product,
-        Tensor,
-        View,
-    )
+    from zkserve.engines.native.description import Description
 
-OUTPUT = 0xFFFF
 MIN_K, MAX_K = 9, 24
 IDENTITY = bytes(range(256))
 
@@ -83,7 +87,7 @@ def _check_header(d: Description) -> None:
         max(h.row_bits, h.table_bits) <= h.k,
         f"Rows and table fit one tile of 2^{h.k} cells; got 2^{h.row_bits} and 2^{h.table_bits}.",
     )
-    table_bits = (512 + 256 * len(d.functions) - 1).bit_length()
+    table_bits = clog(512 + 256 * len(d.functions))
     _one_of("The bits of the table for these functions", h.table_bits, (table_bits,))
 
 
@@ -172,7 +176,7 @@ def _check_equation(d: Description, name: str, equation: Equation) -> None:
         _between(f"The constant of a scaled term of {name}", scaled.constant, 0, 0xFFFF)
         _check_views(d, f"a scaled term of {name}", scaled.views)
         _need(
-            _seen(source, scaled.views) == (equation.height, equation.width),
+            viewed_size(source, scaled.views) == (equation.height, equation.width),
             f"A scaled term has the height and width of {name}.",
         )
 
@@ -224,10 +228,6 @@ def _check_views(d: Description, name: str, views: Iterable[View]) -> None:
             _between(f"Each size of a view of {name}", size, 1, d.cells)
 
 
-def _seen(source: Tensor, views: Sequence[View]) -> tuple[int, int]:
-    return (views[-1].height, views[-1].width) if views else (source.height, source.width)
-
-
 def _check_product(d: Description, name: str, equation: Equation, product: Product) -> None:
     source = d.tensors[product.source]
     _one_of(f"The type of {name}", product.kind, (0, 1))
@@ -241,7 +241,7 @@ def _check_product(d: Description, name: str, equation: Equation, product: Produ
     _check_views(d, name, product.views)
     kernel = (product.kh, product.kw, product.sh, product.sw, product.dh, product.dw)
     _need(min(kernel) >= 1, f"Kernel, strides and dilations of {name} are at least 1; got 0.")
-    if product.kind == 0:
+    if product.kind == ProductKind.CONV:
         return
     _need(
         kernel == (1, 1, 1, 1, 1, 1) and (product.ph, product.pw) == (0, 0),
@@ -258,7 +258,7 @@ def _check_product(d: Description, name: str, equation: Equation, product: Produ
 
 def _check_outputs(d: Description) -> None:
     raw = [equation.raw for equation in d.equations]
-    if d.header.output_kind == 0:
+    if d.header.output_kind == OutputKind.RAW:
         _need(raw[-1] and sum(raw) == 1, "With raw outputs the last equation alone gives them.")
     else:
         _need(not any(raw), "With requantised outputs no equation gives the output itself.")
@@ -302,8 +302,8 @@ def _check_layout(d: Description) -> None:
     _masks("family w", d.row_mask_cells, blocks, h.row_tiles * cells)
 
     blocks = [
-        _block(d, "the masks of evaluations", o.masks, (d.evaluations - 1).bit_length()),
-        _block(d, "the Libra polynomial", o.libra, (d.libra_coefficients - 1).bit_length()),
+        _block(d, "the masks of evaluations", o.masks, clog(d.evaluations)),
+        _block(d, "the Libra polynomial", o.libra, clog(d.libra_coefficients)),
         _block(d, "the helpers of the table", o.table_helpers, h.table_bits),
     ]
     blocks += [
