@@ -43,7 +43,7 @@ struct Tile {
 class LinearSumcheck {
  public:
   virtual ~LinearSumcheck() = default;
-  // c0, c2.
+  // c0, c2; each round is followed by its fold.
   virtual std::array<Fr, 2> round() = 0;
   virtual void fold(const Fr& r) = 0;
   // L_t(rho), after k folds.

@@ -143,85 +143,78 @@ class CpuLinearSumcheck : public LinearSumcheck {
     threads_.parallel(terms.size(), 1, [&](size_t begin, size_t end, unsigned) {
       for (size_t i = begin; i < end; ++i) products[i] = expand_term(terms[i], N);
     });
+    std::vector<std::vector<const Outer*>> own(tiles.size());
     for (size_t t = 0; t < tiles.size(); ++t) {
-      std::vector<const Outer*> own;
       for (size_t i = 0; i < terms.size(); ++i)
-        if (terms[i].family == tiles[t].family && terms[i].offset / N == tiles[t].index) own.push_back(&products[i]);
+        if (terms[i].family == tiles[t].family && terms[i].offset / N == tiles[t].index) own[t].push_back(&products[i]);
       functionals_[t].assign(N, Fr::zero());
-      threads_.parallel(N, chunk, [&](size_t begin, size_t end, unsigned) {
-        for (const Outer* o : own) add(*o, begin, end, functionals_[t].data());
-      });
     }
+    over_tiles([&](size_t t, size_t begin, size_t end) {
+      for (const Outer* o : own[t]) add(*o, begin, end, functionals_[t].data());
+    });
   }
 
   std::array<Fr, 2> round() override {
-    const size_t half = size_ / 2;
+    const size_t half = size_ /= 2;
     Sums<2> sums;
-    for (size_t t = 0; t < tiles_.size(); ++t) {
+    over_tiles([&](size_t t, size_t begin, size_t end) {
       const Fr* L = functionals_[t].data();
-      const Tile& tile = tiles_[t];
-      const bool small = cells_[t].empty() && tile.small;
-      const Fr* P = cells_[t].empty() ? tile.full : cells_[t].data();
-      threads_.parallel(half, chunk, [&](size_t begin, size_t end, unsigned) {
-        std::array<Fr, 2> part{};
-        if (small) {
-          SignedAccumulator<34> c0, c2;
-          for (size_t x = begin; x < end; ++x) {
-            c0.add(L[x], tile.small[x]);
-            c2.add(L[x + half] - L[x], int64_t(tile.small[x + half]) - tile.small[x]);
-          }
-          part = {c0.reduce(), c2.reduce()};
-        } else {
-          for (size_t x = begin; x < end; ++x) {
-            part[0] += L[x] * P[x];
-            part[1] += (L[x + half] - L[x]) * (P[x + half] - P[x]);
-          }
+      std::array<Fr, 2> part{};
+      if (folded_ || !tiles_[t].small) {
+        const Fr* P = folded_ ? cells_[t].data() : tiles_[t].full;
+        for (size_t x = begin; x < end; ++x) {
+          part[0] += L[x] * P[x];
+          part[1] += (L[x + half] - L[x]) * (P[x + half] - P[x]);
         }
-        sums.add(part);
-      });
-      if (cells_[t].empty())
-        for (const auto& [cell, value] : tile.extra) {
-          const bool upper = cell >= half;
-          const Fr difference = (L[cell % half + half] - L[cell % half]) * value;
-          sums.add({upper ? Fr::zero() : L[cell] * value, upper ? difference : -difference});
+      } else {
+        const int32_t* P = tiles_[t].small;
+        SignedAccumulator<34> c0, c2;
+        for (size_t x = begin; x < end; ++x) {
+          c0.add(L[x], P[x]);
+          c2.add(L[x + half] - L[x], int64_t(P[x + half]) - P[x]);
         }
-    }
+        part = {c0.reduce(), c2.reduce()};
+      }
+      sums.add(part);
+    });
+    for (size_t t = 0; t < tiles_.size() && !folded_; ++t)
+      for (const auto& [cell, value] : tiles_[t].extra) {
+        const Fr* L = functionals_[t].data();
+        const bool upper = cell >= half;
+        const Fr difference = (L[cell % half + half] - L[cell % half]) * value;
+        sums.add({upper ? Fr::zero() : L[cell] * value, upper ? difference : -difference});
+      }
     return sums.total();
   }
 
   void fold(const Fr& r) override {
-    const size_t half = size_ / 2;
+    const size_t half = size_;
     const Fr rest = Fr::one() - r;
     constexpr int64_t shift = int64_t(1) << 32;
     const Fr shifted = Fr::from_i64(shift);
-    for (size_t t = 0; t < tiles_.size(); ++t) {
-      const Tile& tile = tiles_[t];
-      Fr* L = functionals_[t].data();
-      const bool first = cells_[t].empty(), small = first && tile.small;
-      const Fr* P = first ? tile.full : cells_[t].data();
-      Secret<Fr> folded(first ? half : 0);
-      Fr* out = first ? folded.data() : cells_[t].data();
-      threads_.parallel(half, chunk, [&](size_t begin, size_t end, unsigned) {
+    for (size_t t = 0; t < tiles_.size() && !folded_; ++t) cells_[t].resize(half);
+    over_tiles([&](size_t t, size_t begin, size_t end) {
+      Fr *L = functionals_[t].data(), *out = cells_[t].data();
+      for (size_t x = begin; x < end; ++x) L[x] = zkserve::fold(L[x], L[x + half], r);
+      if (folded_ || !tiles_[t].small) {
+        const Fr* P = folded_ ? out : tiles_[t].full;
+        for (size_t x = begin; x < end; ++x) out[x] = zkserve::fold(P[x], P[x + half], r);
+      } else {
+        const int32_t* P = tiles_[t].small;
         for (size_t x = begin; x < end; ++x) {
-          L[x] = zkserve::fold(L[x], L[x + half], r);
-          if (small) {
-            Accumulator sum;
-            sum.add(rest, uint64_t(tile.small[x] + shift));
-            sum.add(r, uint64_t(tile.small[x + half] + shift));
-            out[x] = sum.reduce() - shifted;
-          } else {
-            out[x] = zkserve::fold(P[x], P[x + half], r);
-          }
+          Accumulator sum;
+          sum.add(rest, uint64_t(P[x] + shift));
+          sum.add(r, uint64_t(P[x + half] + shift));
+          out[x] = sum.reduce() - shifted;
         }
-      });
-      if (first) {
-        for (const auto& [cell, value] : tile.extra) folded[cell % half] += (cell >= half ? r : rest) * value;
-        cells_[t] = std::move(folded);
-        functionals_[t].resize(half);
-        functionals_[t].shrink_to_fit();
       }
+    });
+    for (size_t t = 0; t < tiles_.size() && !folded_; ++t) {
+      for (const auto& [cell, value] : tiles_[t].extra) cells_[t][cell % half] += (cell >= half ? r : rest) * value;
+      functionals_[t].resize(half);
+      functionals_[t].shrink_to_fit();
     }
-    size_ = half;
+    folded_ = true;
   }
 
   Vector values() override {
@@ -247,11 +240,24 @@ class CpuLinearSumcheck : public LinearSumcheck {
     }
   }
 
+  // f(tile, begin, end) for stretches of the first `size_` cells of every tile.
+  template <class F>
+  void over_tiles(F f) {
+    threads_.parallel(tiles_.size() * size_, 4 * chunk, [&](size_t begin, size_t end, unsigned) {
+      while (begin < end) {
+        const size_t t = begin / size_, stop = std::min(end, (t + 1) * size_);
+        f(t, begin - t * size_, stop - t * size_);
+        begin = stop;
+      }
+    });
+  }
+
   const std::vector<Tile>& tiles_;
   Threads& threads_;
-  size_t size_;
+  size_t size_;  // of tables; between a round and its fold, of what the fold leaves
+  bool folded_ = false;
   std::vector<Vector> functionals_;
-  std::vector<Secret<Fr>> cells_;  // folded tiles, empty before the first fold
+  std::vector<Secret<Fr>> cells_;  // folded tiles
 };
 
 class CpuBackend : public Backend {
