@@ -14,22 +14,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.native_circuits import equation, lay_out, product, tensor
 from tests.native_random import random_circuit
+from zkserve.engines.native.certificate import certify
 from zkserve.engines.native.constraints import bracket
-from zkserve.engines.native.description import Description, OutputKind, decode
+from zkserve.engines.native.description import OUTPUT, Description, OutputKind, decode
+from zkserve.engines.native.equations import equation_weights
 from zkserve.engines.native.evm.claim import ClaimValue
 from zkserve.engines.native.evm.equations import Equations
 from zkserve.engines.native.evm.opening import opening
 from zkserve.engines.native.evm.tiles import TileWeights
 from zkserve.engines.native.evm.words import Words
 from zkserve.engines.native.evm.yul import Graph, P, Root, Value
-from zkserve.engines.native.functionals import (
-    Challenges,
-    Messages,
-    claims,
-    equation_weights,
-)
-from zkserve.engines.native.solidity import generate, hidden_input_bits
+from zkserve.engines.native.functionals import Challenges, Messages, claims
+from zkserve.engines.native.solidity import generate
 from zkserve.engines.native.vectors import Family, evaluate
 from zkserve.engines.native.wire import DescriptionInvalid
 
@@ -37,7 +35,6 @@ ROOT = Path(__file__).parents[2]
 NETWORKS = json.loads((ROOT / "tests/vectors/native/networks.json").read_text())
 SPILL = 1 << 20
 RANDOM_SEEDS = (2, 7, 19, 25, 33, 41, 57, 138)
-LARGE_INPUT_SEED = 52
 MANY_TILES_SEED = 10
 
 
@@ -224,13 +221,18 @@ def test_claims_and_tiles_are_those_of_the_python_verifier(name: str, hidden: bo
 def test_claims_and_tiles_of_random_circuits(seed: int) -> None:
     d = random_circuit(seed).description
     for hidden in (False, True):
-        if not hidden or hidden_input_bits(d) <= d.header.k:
-            _compare(d, hidden=hidden)
+        _compare(d, hidden=hidden)
 
 
 def test_inputs_that_fit_no_tile_cannot_be_hidden() -> None:
-    d = random_circuit(LARGE_INPUT_SEED).description
-    assert hidden_input_bits(d) > d.header.k
+    d = certify(
+        lay_out(
+            k=9,
+            input_bytes=2,
+            tensors=[tensor(1, 16, 32)],
+            equations=[equation(OUTPUT, 1, products=(product(0, 1),))],
+        )
+    )
     common = {"srs_digest": bytes(32), "g2_s": bytes(128)}
     generate(d.encode(), **common, mode=0)
     with pytest.raises(DescriptionInvalid, match="hidden input"):

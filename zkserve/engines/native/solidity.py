@@ -13,7 +13,7 @@ from textwrap import indent
 from typing import Final
 
 from zkserve.engines.native import certificate
-from zkserve.engines.native.description import Description, clog, digest
+from zkserve.engines.native.description import Description, digest
 from zkserve.engines.native.evm.claim import ClaimValue
 from zkserve.engines.native.evm.equations import Equations
 from zkserve.engines.native.evm.opening import opening
@@ -87,19 +87,13 @@ def generate(description: bytes, *, srs_digest: bytes, g2_s: bytes, mode: int) -
     if mode not in (0, 1) or len(srs_digest) != 32 or len(g2_s) != 128:
         raise ValueError("mode is 0 or 1, an SRS digest has 32 bytes, [s]_2 has 128")
     d = certificate.check(description)
-    if mode == 1 and hidden_input_bits(d) > d.header.k:
+    if mode == 1 and d.hidden_input_bits > d.header.k:
         raise DescriptionInvalid(
-            f"A hidden input of this circuit takes 2^{hidden_input_bits(d)} cells; a tile has "
+            f"A hidden input of this circuit takes 2^{d.hidden_input_bits} cells; a tile has "
             f"2^{d.header.k}.",
             remedy="Compile with a larger k, or make the input public.",
         )
     return _Writer(d, digest(description), srs_digest, g2_s, hidden=mode == 1).source()
-
-
-def hidden_input_bits(d: Description) -> int:
-    """Return the variables of the tile that a hidden input is committed to."""
-    tensor = d.tensors[0]
-    return clog(d.header.input_bytes) + clog(tensor.channels) + tensor.rest_bits(d.header.batch)
 
 
 class _Writer:
