@@ -14,7 +14,8 @@ from zkserve.engines.native import certificate, core, functionals
 from zkserve.engines.native.certificate import Sample, certify, check, measure
 from zkserve.engines.native.curve import ORDER
 from zkserve.engines.native.description import Description, decode
-from zkserve.engines.native.functionals import Messages, claims, equation_weights
+from zkserve.engines.native.equations import equation_weights
+from zkserve.engines.native.functionals import Messages, claims
 from zkserve.engines.native.vectors import Term, eq
 from zkserve.engines.native.wire import DescriptionInvalid
 

@@ -19,13 +19,8 @@ from eth_utils.crypto import keccak
 
 from zkserve.engines.native.curve import ORDER
 from zkserve.engines.native.description import HELPER_BLINDS, Description, decode
-from zkserve.engines.native.functionals import (
-    Challenges,
-    Messages,
-    claims,
-    equation_weights,
-    rotated,
-)
+from zkserve.engines.native.equations import equation_weights
+from zkserve.engines.native.functionals import Challenges, Messages, claims, rotated
 from zkserve.engines.native.vectors import Family, Term, Vector, eq, eq_prefix
 from zkserve.engines.native.wire import DescriptionInvalid
 

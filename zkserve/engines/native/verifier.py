@@ -13,7 +13,8 @@ from eth_utils.crypto import keccak
 from zkserve.engines.native.constraints import bracket
 from zkserve.engines.native.curve import ORDER, g2_from_bytes
 from zkserve.engines.native.description import Description, decode, digest
-from zkserve.engines.native.functionals import Challenges, Messages, claims, equation_weights
+from zkserve.engines.native.equations import equation_weights
+from zkserve.engines.native.functionals import Challenges, Messages, claims
 from zkserve.engines.native.opening import holds
 from zkserve.engines.native.proof import ProofReader, check_weights, run_rounds
 from zkserve.engines.native.transcript import (
