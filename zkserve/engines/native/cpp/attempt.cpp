@@ -9,8 +9,8 @@ namespace zkserve {
 Attempt::Attempt(const Version& version, const Commitments& commitments, Backend& backend, Threads& threads,
                  const Statement& statement, const Witness& witness, const Secret<int32_t>& input_tile,
                  const Fr& input_blind, Random& random, const Control& control)
-    : version_(version), D_(version.D), commitments_(commitments), backend_(backend), threads_(threads), statement_(statement),
-      witness_(witness), input_tile_(input_tile), input_blind_(input_blind), random_(random), control_(control) {}
+    : version_(version), D_(version.D), commitments_(commitments), backend_(backend), threads_(threads),
+      statement_(statement), witness_(witness), input_tile_(input_tile), input_blind_(input_blind), random_(random), control_(control) {}
 
 std::vector<uint8_t> Attempt::run() {
   out_.transcript.absorb(statement_, D_.digest);

@@ -144,8 +144,8 @@ class CheatingProver : public Prover {
     const Control control;
     const Fr blind = input_blind;
     Proof proof{statement.input, statement.outputs, prefix(statement, commitment)};
-    CheatingAttempt attempt(lie, mask, version_, *commitments_, *backend_, threads_, statement, lie.witness, tile, blind,
-                            random, control);
+    CheatingAttempt attempt(lie, mask, version_, *commitments_, *backend_, threads_, statement, lie.witness, tile,
+                            blind, random, control);
     const std::vector<uint8_t> rest = attempt.run();
     version_.cells = committed;
     proof.bytes.insert(proof.bytes.end(), rest.begin(), rest.end());

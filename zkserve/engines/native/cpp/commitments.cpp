@@ -35,7 +35,9 @@ Commitments::Commitments(const Description& D, Backend& backend)
   for (unsigned g = 0; g < D.groups3; ++g) {
     const std::vector<int32_t> ones(rows - active_, 1);
     const size_t first = (D.hoff + (size_t(g) << D.nr) + active_) & (D.N - 1);
-    blank_rows_.push_back(ones.empty() ? G1Affine() : backend_.commit_small(first, ones.data(), ones.size()).to_affine());
+    G1 sum;
+    if (!ones.empty()) sum = backend_.commit_small(first, ones.data(), ones.size());
+    blank_rows_.push_back(sum.to_affine());
   }
 }
 

@@ -2,7 +2,8 @@
 
 namespace zkserve {
 
-NetworkRows::NetworkRows(const Description& D, const Witness& witness, const Fr* terms, const Fr* inverses, const Challenges& c)
+NetworkRows::NetworkRows(const Description& D, const Witness& witness, const Fr* terms, const Fr* inverses,
+                         const Challenges& c)
     : D_(D), witness_(witness), terms_(terms), inverses_(inverses), lambda_(c.lambda) {
   Fr power = c.eta.pow(D.equations.size());
   for (unsigned i = 0; i < 2 + D.groups3; ++i, power *= c.eta) eta_powers_.push_back(power);

@@ -65,7 +65,7 @@ RowMap::RowMap(const Tensor& t) : channel(piece_addresses(t.pieces, t.block_bits
   height_stride = t.flat ? t.width : size_t(1) << t.rest_bits.back();
 }
 
-WeightMap::WeightMap(const Equation& e, const Product& p) : lead_g(0), lead_c(0), lead_i(0), in_g(0), in_c(0), in_i(0) {
+WeightMap::WeightMap(const Equation& e, const Product& p) : lead_g(0), lead_c(0), lead_i(0), in_c(0), in_i(0) {
   tail_bits = p.kappa - p.group_bits - p.contraction_bits[0];
   const unsigned output_bits = clog(e.group_outputs), input_bits = p.contraction_bits[0];
   const size_t tail = size_t(1) << tail_bits;

@@ -39,11 +39,13 @@ struct RowMap {
 struct WeightMap {
   WeightMap(const Equation& e, const Product& p);
   // First of the 2^tail_bits cells of (g, c', i): the contraction's remaining dimensions, the last of them fastest.
-  size_t at(size_t g, size_t c, size_t i) const { return lead[g * lead_g + c * lead_c + i * lead_i] + g * in_g + c * in_c + i * in_i; }
+  size_t at(size_t g, size_t c, size_t i) const {
+    return lead[g * lead_g + c * lead_c + i * lead_i] + c * in_c + i * in_i;
+  }
 
-  std::vector<size_t> lead;              // address of each entry of the leading dimension
-  size_t lead_g, lead_c, lead_i;         // which index leads: one of them is 1
-  size_t in_g, in_c, in_i;               // strides of the others
+  std::vector<size_t> lead;       // address of each entry of the leading dimension
+  size_t lead_g, lead_c, lead_i;  // which index leads: one of them is 1
+  size_t in_c, in_i;              // strides of the others
   unsigned tail_bits;
 };
 
