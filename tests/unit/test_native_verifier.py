@@ -127,6 +127,13 @@ def test_a_description_that_is_none_is_a_rejection() -> None:
         verify(vector.description[:-1], **vector.arguments())
 
 
+def test_padding_of_a_packed_input_is_zero() -> None:
+    vector = VECTORS["convolutions-public"]
+    case = next(case for case in vector.cases if case.name == "padding of the input")
+    with pytest.raises(ProofInvalid, match="padding behind the rows"):
+        verify(vector.description, **vector.arguments(case))
+
+
 def test_a_proof_is_of_one_description() -> None:
     """The last 32 bytes, the certificate digest, decide nothing but the transcript."""
     vector = VECTORS["dense-public"]
