@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Any
 
 import pytest
@@ -289,4 +291,9 @@ def test_a_hidden_input_larger_than_its_tile_has_no_proof() -> None:
     with pytest.raises(ProofInvalid, match="does not fit the tile"):
         verify(d.encode(), **arguments)
     if core.available():
-        assert not core.load().verify(d.encode(), **arguments)
+        with ProcessPoolExecutor(1, mp_context=get_context("fork")) as child:
+            assert child.submit(_compiled_accepts, d.encode(), arguments).result() is False
+
+
+def _compiled_accepts(description: bytes, arguments: dict[str, Any]) -> bool:
+    return bool(core.load().verify(description, **arguments))
