@@ -26,7 +26,7 @@ import numpy as np
 
 from benchmarks import environment
 from zkserve.engines.native import core
-from zkserve.engines.native.curve import ORDER
+from zkserve.engines.native.protocol.curve import ORDER
 
 KERNELS = Path(__file__).resolve().parent / "kernels"
 FFJAVASCRIPT = "0.3.1"

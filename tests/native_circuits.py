@@ -7,8 +7,8 @@ from dataclasses import replace
 from functools import cache
 from itertools import count
 
-from zkserve.engines.native.certificate import certify
-from zkserve.engines.native.description import (
+from zkserve.engines.native.protocol.certificate import certify
+from zkserve.engines.native.protocol.description import (
     OUTPUT,
     Description,
     Equation,

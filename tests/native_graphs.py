@@ -12,9 +12,9 @@ from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from tests.models import save
 from zkserve.engines import onnx_model
-from zkserve.engines.native import graph
-from zkserve.engines.native.lowering import lower
-from zkserve.engines.native.network import Network
+from zkserve.engines.native.compiler import graph
+from zkserve.engines.native.compiler.lowering import lower
+from zkserve.engines.native.compiler.network import Network
 
 
 class Model:

@@ -9,8 +9,8 @@ import numpy as np
 
 from tests.native_vectors import ProofVector
 from zkserve.engines.native import core
-from zkserve.engines.native.description import Description
-from zkserve.engines.native.transcript import context
+from zkserve.engines.native.protocol.description import Description
+from zkserve.engines.native.protocol.transcript import context
 
 CHAIN_ID, REGISTRY, VERSION_ID = 31337, "0x1234567890123456789012345678901234567890", 7
 MULTIPLIERS = {

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from math import prod
 
 from tests.native_circuits import IDENTITY, equation, lay_out, product, tensor, view
-from zkserve.engines.native.certificate import certify
-from zkserve.engines.native.description import (
+from zkserve.engines.native.protocol.certificate import certify
+from zkserve.engines.native.protocol.description import (
     OUTPUT,
     Description,
     Equation,

@@ -11,19 +11,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-from zkserve.engines.native import core, registration
-from zkserve.engines.native.curve import GENERATOR, GENERATOR_2, ORDER, g1_to_bytes, g2_to_bytes
-from zkserve.engines.native.description import HELPER_GROUP, Piece, decode, digest
-from zkserve.engines.native.functionals import rotated
-from zkserve.engines.native.range_bounds import bounds, largest_value
-from zkserve.engines.native.range_layout import INTEGER_BYTES, ByteCell, RangeLayout
-from zkserve.engines.native.transcript import (
+from zkserve.engines.native import core
+from zkserve.engines.native.protocol import registration
+from zkserve.engines.native.protocol.curve import (
+    GENERATOR,
+    GENERATOR_2,
+    ORDER,
+    g1_to_bytes,
+    g2_to_bytes,
+)
+from zkserve.engines.native.protocol.description import HELPER_GROUP, Piece, decode, digest
+from zkserve.engines.native.protocol.functionals import rotated
+from zkserve.engines.native.protocol.range_bounds import bounds, largest_value
+from zkserve.engines.native.protocol.range_layout import INTEGER_BYTES, ByteCell, RangeLayout
+from zkserve.engines.native.protocol.transcript import (
     REGISTRATION,
     Transcript,
     srs_digest,
     weights_digest,
 )
-from zkserve.engines.native.vectors import Family, Term, dot, eq, last
+from zkserve.engines.native.protocol.vectors import Family, Term, dot, eq, last
 
 SECRET = 0x5EED
 HALF = pow(2, -1, ORDER)

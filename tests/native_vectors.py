@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zkserve.engines.native.curve import FIELD, ORDER
-from zkserve.engines.native.description import Description
+from zkserve.engines.native.protocol.curve import FIELD, ORDER
+from zkserve.engines.native.protocol.description import Description
 
 FOLDER = Path(__file__).parent / "vectors" / "native"
 

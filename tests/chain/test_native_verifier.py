@@ -19,9 +19,9 @@ from tests.native_random import WEIGHT, random_circuit
 from tests.native_vectors import ProofVector, altered, files, parts, read
 from zkserve.chain.evm import Bytecode, compile_verifier
 from zkserve.engines.native import core
-from zkserve.engines.native.description import decode as decode_description
-from zkserve.engines.native.solidity import generate
-from zkserve.engines.native.transcript import context
+from zkserve.engines.native.evm.solidity import generate
+from zkserve.engines.native.protocol.description import decode as decode_description
+from zkserve.engines.native.protocol.transcript import context
 
 pytestmark = pytest.mark.chain
 

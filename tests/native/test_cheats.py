@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from tests.native_circuits import CIRCUITS
 from zkserve.engines.native import core
-from zkserve.engines.native.description import Description
-from zkserve.engines.native.verifier import verify
+from zkserve.engines.native.protocol.description import Description
+from zkserve.engines.native.protocol.verifier import verify
 from zkserve.errors import ProofInvalid
 
 cheating = pytest.importorskip(

@@ -18,7 +18,7 @@ from tests.native_proofs import MULTIPLIERS, Version, development_srs
 from tests.native_vectors import parts
 from tests.unit.test_native_certificate import LOWER, with_empty_tiles
 from zkserve.engines.native import core
-from zkserve.engines.native.curve import FIELD, ORDER
+from zkserve.engines.native.protocol.curve import FIELD, ORDER
 
 pytestmark = pytest.mark.prover
 

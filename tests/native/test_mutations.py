@@ -17,9 +17,9 @@ from tests.native_circuits import CIRCUITS
 from tests.native_proofs import Version, development_srs
 from tests.native_vectors import Part, ProofVector, parts
 from zkserve.engines.native import core
-from zkserve.engines.native.curve import FIELD, GENERATOR, ORDER, combine, g1_to_bytes
-from zkserve.engines.native.description import decode
-from zkserve.engines.native.verifier import verify
+from zkserve.engines.native.protocol.curve import FIELD, GENERATOR, ORDER, combine, g1_to_bytes
+from zkserve.engines.native.protocol.description import decode
+from zkserve.engines.native.protocol.verifier import verify
 from zkserve.errors import ProofInvalid
 
 pytestmark = pytest.mark.prover

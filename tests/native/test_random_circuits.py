@@ -14,7 +14,7 @@ import pytest
 from tests.native_proofs import development_srs
 from tests.native_random import WEIGHT, random_circuit
 from zkserve.engines.native import core
-from zkserve.engines.native.verifier import verify
+from zkserve.engines.native.protocol.verifier import verify
 from zkserve.errors import ProofInvalid
 
 pytestmark = pytest.mark.prover

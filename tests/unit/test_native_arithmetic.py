@@ -12,7 +12,8 @@ from eth_utils.crypto import keccak
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zkserve.engines.native import core, curve
+from zkserve.engines.native import core
+from zkserve.engines.native.protocol import curve
 from zkserve.errors import EngineFailed
 
 P, Q = curve.ORDER, curve.FIELD

@@ -10,14 +10,15 @@ from eth_utils.crypto import keccak
 
 from tests.native_circuits import CIRCUITS, dense, wide
 from tests.unit.test_native_description import example_bytes
-from zkserve.engines.native import certificate, core, functionals
-from zkserve.engines.native.certificate import Sample, certify, check, measure
-from zkserve.engines.native.curve import ORDER
-from zkserve.engines.native.description import Description, decode
-from zkserve.engines.native.equations import equation_weights
-from zkserve.engines.native.functionals import Messages, claims
-from zkserve.engines.native.vectors import Term, eq
-from zkserve.engines.native.wire import DescriptionInvalid
+from zkserve.engines.native import core
+from zkserve.engines.native.protocol import certificate, functionals
+from zkserve.engines.native.protocol.certificate import Sample, certify, check, measure
+from zkserve.engines.native.protocol.curve import ORDER
+from zkserve.engines.native.protocol.description import Description, decode
+from zkserve.engines.native.protocol.equations import equation_weights
+from zkserve.engines.native.protocol.functionals import Messages, claims
+from zkserve.engines.native.protocol.vectors import Term, eq
+from zkserve.engines.native.protocol.wire import DescriptionInvalid
 
 
 def seed(d: Description) -> bytes:

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from tests.native_circuits import convolutions
 from zkserve.encoding import FIELD_MODULUS, context
-from zkserve.engines.native import curve, transcript
 from zkserve.engines.native.claims import (
     check_claim,
     check_length,
@@ -34,6 +33,7 @@ from zkserve.engines.native.inputs import (
     tile_size,
     unpack,
 )
+from zkserve.engines.native.protocol import curve, transcript
 from zkserve.engines.native.verifier_srs import VerifierSrs
 from zkserve.errors import BundleMismatch, InvalidInput, ProofInvalid
 from zkserve.types import CircuitManifest, Claim, InputMode, Scale, TensorSpec, WeightsMode

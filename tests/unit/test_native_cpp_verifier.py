@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from zkserve.engines.native import certificate, core
-from zkserve.engines.native.description import Description, decode
-from zkserve.engines.native.verifier import verify as verify_in_python
-from zkserve.engines.native.wire import DescriptionInvalid
+from zkserve.engines.native import core
+from zkserve.engines.native.protocol import certificate
+from zkserve.engines.native.protocol.description import Description, decode
+from zkserve.engines.native.protocol.verifier import verify as verify_in_python
+from zkserve.engines.native.protocol.wire import DescriptionInvalid
 from zkserve.errors import ProofInvalid
 
 P = 21888242871839275222246405745257275088548364400416034343698204186575808495617

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.native_circuits import CIRCUITS, FALLING, convolutions, dense, wide
 from zkserve.engines.native import core
-from zkserve.engines.native.description import (
+from zkserve.engines.native.protocol.description import (
     OUTPUT,
     Description,
     Piece,
@@ -22,7 +22,7 @@ from zkserve.engines.native.description import (
     decode,
     digest,
 )
-from zkserve.engines.native.wire import DescriptionInvalid
+from zkserve.engines.native.protocol.wire import DescriptionInvalid
 
 # The worked example in section 5 of docs/native-protocol.md; mask cells are in its comments.
 EXAMPLE = (

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from tests.native_graphs import Model
 from tests.unit.test_native_program import cells_of, slow
-from zkserve.engines.native.functions import tabulate
-from zkserve.engines.native.network import Activation, Kind
+from zkserve.engines.native.compiler.functions import tabulate
+from zkserve.engines.native.compiler.network import Activation, Kind
+from zkserve.engines.native.compiler.quantise import quantise
 from zkserve.engines.native.options import Options
-from zkserve.engines.native.quantise import quantise
 
 TABLES = [
     Activation(kind=Kind.SIGMOID),

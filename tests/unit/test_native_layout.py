@@ -12,22 +12,22 @@ import pytest
 
 from tests.native_graphs import Model
 from tests.unit import test_native_lowering as lowered
-from zkserve.engines.native import layout
-from zkserve.engines.native.certificate import certify
-from zkserve.engines.native.compiler import (
+from zkserve.engines.native.compiler import layout
+from zkserve.engines.native.compiler.compile import (
     Compiled,
     compile_onnx,
     load_weights,
     unsupported,
 )
-from zkserve.engines.native.description import Description, decode
+from zkserve.engines.native.compiler.packing import multipliers_of, read_program, weight_cells
+from zkserve.engines.native.compiler.program import Program
+from zkserve.engines.native.compiler.quantise import quantise
 from zkserve.engines.native.interface import Interface
 from zkserve.engines.native.options import Options
-from zkserve.engines.native.packing import multipliers_of, read_program, weight_cells
-from zkserve.engines.native.program import Program
-from zkserve.engines.native.quantise import quantise
-from zkserve.engines.native.rules import check
-from zkserve.engines.native.wire import DescriptionInvalid
+from zkserve.engines.native.protocol.certificate import certify
+from zkserve.engines.native.protocol.description import Description, decode
+from zkserve.engines.native.protocol.rules import check
+from zkserve.engines.native.protocol.wire import DescriptionInvalid
 from zkserve.errors import InvalidInput, ModelRejected, RecipeInvalid
 
 

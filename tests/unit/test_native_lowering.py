@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from tests.native_graphs import Model
-from zkserve.engines.native import graph
-from zkserve.engines.native.lowering import lower
-from zkserve.engines.native.network import Kind
+from zkserve.engines.native.compiler import graph
+from zkserve.engines.native.compiler.lowering import lower
+from zkserve.engines.native.compiler.network import Kind
 from zkserve.errors import ModelRejected
 
 Build = Callable[[], Model]

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import pytest
 from py_ecc import bn128 as py_ecc
 
-from zkserve.engines.native import opening as openings
-from zkserve.engines.native.curve import G1, G2, GENERATOR, ORDER, combine, g2_from_bytes
-from zkserve.engines.native.vectors import dot, eq
+from zkserve.engines.native.protocol import opening as openings
+from zkserve.engines.native.protocol.curve import G1, G2, GENERATOR, ORDER, combine, g2_from_bytes
+from zkserve.engines.native.protocol.vectors import dot, eq
 
 SECRET = 0x1D0_5EED_0F_7E57
 Polynomial = list[int]

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from tests.native_graphs import Model
 from tests.unit import test_native_lowering as lowered
-from zkserve.engines.native.description import Pool
+from zkserve.engines.native.compiler.program import Equation, Product, Program, Scaled, Tensor
+from zkserve.engines.native.compiler.quantise import Quantised, exact_scale, quantise
+from zkserve.engines.native.compiler.ranges import _outwards
 from zkserve.engines.native.options import Options
-from zkserve.engines.native.program import Equation, Product, Program, Scaled, Tensor
-from zkserve.engines.native.quantise import Quantised, exact_scale, quantise
-from zkserve.engines.native.ranges import _outwards
+from zkserve.engines.native.protocol.description import Pool
 from zkserve.errors import ModelRejected
 
 Values = Mapping[tuple[int, ...], int]

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from tests.native_circuits import CIRCUITS
 from tests.native_random import WEIGHT, random_circuit
 from zkserve.engines.native import core
-from zkserve.engines.native.curve import ORDER
-from zkserve.engines.native.description import Description, digest
-from zkserve.engines.native.packing import read_program
-from zkserve.engines.native.verifier import verify as verify_in_python
+from zkserve.engines.native.compiler.packing import read_program
+from zkserve.engines.native.protocol.curve import ORDER
+from zkserve.engines.native.protocol.description import Description, digest
+from zkserve.engines.native.protocol.verifier import verify as verify_in_python
 
 pytestmark = pytest.mark.skipif(not core.available(), reason="the compiled core is not installed")
 

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from tests.native_registrar import Registrar, inverse
 from zkserve.engines.native import core
-from zkserve.engines.native.curve import FIELD, ORDER
-from zkserve.engines.native.description import View, decode
-from zkserve.engines.native.range_bounds import bounds, largest_value
-from zkserve.engines.native.range_layout import RangeLayout
-from zkserve.engines.native.registration import verify_registration
-from zkserve.engines.native.transcript import weights_digest
+from zkserve.engines.native.protocol.curve import FIELD, ORDER
+from zkserve.engines.native.protocol.description import View, decode
+from zkserve.engines.native.protocol.range_bounds import bounds, largest_value
+from zkserve.engines.native.protocol.range_layout import RangeLayout
+from zkserve.engines.native.protocol.registration import verify_registration
+from zkserve.engines.native.protocol.transcript import weights_digest
 from zkserve.errors import ProofInvalid
 
 NETWORKS = json.loads((Path(__file__).parents[1] / "vectors/native/networks.json").read_text())

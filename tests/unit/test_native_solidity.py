@@ -16,20 +16,20 @@ from hypothesis import strategies as st
 
 from tests.native_circuits import equation, lay_out, product, tensor
 from tests.native_random import random_circuit
-from zkserve.engines.native.certificate import certify
-from zkserve.engines.native.constraints import bracket
-from zkserve.engines.native.description import OUTPUT, Description, OutputKind, decode
-from zkserve.engines.native.equations import equation_weights
 from zkserve.engines.native.evm.claim import ClaimValue
 from zkserve.engines.native.evm.equations import Equations
 from zkserve.engines.native.evm.opening import opening
+from zkserve.engines.native.evm.solidity import generate
 from zkserve.engines.native.evm.tiles import TileWeights
 from zkserve.engines.native.evm.words import Words
 from zkserve.engines.native.evm.yul import Graph, P, Root, Value
-from zkserve.engines.native.functionals import Challenges, Messages, claims
-from zkserve.engines.native.solidity import generate
-from zkserve.engines.native.vectors import Family, evaluate
-from zkserve.engines.native.wire import DescriptionInvalid
+from zkserve.engines.native.protocol.certificate import certify
+from zkserve.engines.native.protocol.constraints import bracket
+from zkserve.engines.native.protocol.description import OUTPUT, Description, OutputKind, decode
+from zkserve.engines.native.protocol.equations import equation_weights
+from zkserve.engines.native.protocol.functionals import Challenges, Messages, claims
+from zkserve.engines.native.protocol.vectors import Family, evaluate
+from zkserve.engines.native.protocol.wire import DescriptionInvalid
 
 ROOT = Path(__file__).parents[2]
 NETWORKS = json.loads((ROOT / "tests/vectors/native/networks.json").read_text())

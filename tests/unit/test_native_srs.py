@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from eth_utils.crypto import keccak
 
-from zkserve.engines.native import core, curve
+from zkserve.engines.native import core
+from zkserve.engines.native.protocol import curve
 
 P, Q = curve.ORDER, curve.FIELD
 SECRET = 0x1234567890ABCDEF1234567890ABCDEF

@@ -14,7 +14,7 @@ from tests.native_circuits import equation, lay_out, product, tensor
 from tests.native_vectors import Case, ProofVector
 from tests.unit.test_native_description import example_bytes
 from zkserve.engines.native import core
-from zkserve.engines.native.curve import (
+from zkserve.engines.native.protocol.curve import (
     FIELD,
     GENERATOR,
     GENERATOR_2,
@@ -26,8 +26,8 @@ from zkserve.engines.native.curve import (
     g2_to_bytes,
     pairing_is_one,
 )
-from zkserve.engines.native.description import OUTPUT, decode
-from zkserve.engines.native.transcript import (
+from zkserve.engines.native.protocol.description import OUTPUT, decode
+from zkserve.engines.native.protocol.transcript import (
     NO_CONTEXT,
     Transcript,
     context,
@@ -36,7 +36,7 @@ from zkserve.engines.native.transcript import (
     statement,
     weights_digest,
 )
-from zkserve.engines.native.verifier import verify
+from zkserve.engines.native.protocol.verifier import verify
 from zkserve.errors import ProofInvalid
 
 FILES = native_vectors.files()

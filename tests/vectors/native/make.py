@@ -14,9 +14,9 @@ from pathlib import Path
 from tests.native_circuits import CIRCUITS
 from tests.native_proofs import Version, development_srs
 from tests.native_vectors import FOLDER, Case, ProofVector, altered, parts, write
-from zkserve.engines.native.curve import ORDER
-from zkserve.engines.native.description import Description
-from zkserve.engines.native.verifier import verify
+from zkserve.engines.native.protocol.curve import ORDER
+from zkserve.engines.native.protocol.description import Description
+from zkserve.engines.native.protocol.verifier import verify
 from zkserve.errors import ProofInvalid
 
 

@@ -12,13 +12,16 @@ from numpy.typing import NDArray
 
 from zkserve.encoding import FIELD_MODULUS
 from zkserve.engines.child import report
-from zkserve.engines.native import compiler, core, registration, solidity, steps
+from zkserve.engines.native import core, steps
 from zkserve.engines.native.claims import encode_multipliers
-from zkserve.engines.native.description import decode
+from zkserve.engines.native.compiler import compile as compiler
+from zkserve.engines.native.evm import solidity
 from zkserve.engines.native.groups import group
 from zkserve.engines.native.input_key import POINT_BYTES, InputKey
 from zkserve.engines.native.inputs import tile_size
 from zkserve.engines.native.options import Options
+from zkserve.engines.native.protocol import registration
+from zkserve.engines.native.protocol.description import decode
 from zkserve.engines.native.verifier_srs import HEAD_BYTES, VerifierSrs
 from zkserve.errors import EngineFailed, InvalidInput
 

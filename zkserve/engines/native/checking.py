@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from zkserve.engines.native import core, registration, steps, verifier
+from zkserve.engines.native import core, steps
 from zkserve.engines.native.groups import group
 from zkserve.engines.native.input_key import InputKey
+from zkserve.engines.native.protocol import registration, verifier
 from zkserve.errors import ProofInvalid
 
 

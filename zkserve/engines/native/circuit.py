@@ -10,11 +10,11 @@ import numpy as np
 
 from zkserve.encoding import bytes32, circuit_id, sha256_hex
 from zkserve.engines.base import Bundle, FloatArray
-from zkserve.engines.native.description import Description, decode
 from zkserve.engines.native.inputs import Opening, input_shape
 from zkserve.engines.native.interface import Interface
+from zkserve.engines.native.protocol.description import Description, decode
+from zkserve.engines.native.protocol.wire import DescriptionInvalid
 from zkserve.engines.native.verifier_srs import VerifierSrs
-from zkserve.engines.native.wire import DescriptionInvalid
 from zkserve.errors import BundleMismatch, InputOutOfRange, InvalidInput
 from zkserve.types import CircuitManifest, InputMode
 

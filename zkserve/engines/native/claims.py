@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from zkserve.encoding import to_hex
-from zkserve.engines.native import transcript
-from zkserve.engines.native.description import Description
 from zkserve.engines.native.inputs import Opening, pack, unpack
+from zkserve.engines.native.protocol import transcript
+from zkserve.engines.native.protocol.description import Description
 from zkserve.errors import BundleMismatch, InvalidInput, ProofInvalid
 from zkserve.types import CircuitManifest, Claim, InputMode
 

@@ -37,7 +37,7 @@ from zkserve.engines.native.claims import (
 from zkserve.engines.native.folder import MODEL, PLAN, SAMPLES, seal
 from zkserve.engines.native.inputs import Opening, blind_of, pack, tile_cells, unpack
 from zkserve.engines.native.options import Options
-from zkserve.engines.native.transcript import hidden_input_digest
+from zkserve.engines.native.protocol.transcript import hidden_input_digest
 from zkserve.engines.srs import load_srs, mark_development
 from zkserve.engines.warm import WarmChildren
 from zkserve.errors import BundleMismatch, InvalidInput, NotFound, ProofInvalid, RecipeInvalid

@@ -9,8 +9,8 @@ from zkserve.encoding import identified, sha256_file
 from zkserve.engines.base import Bundle, Srs
 from zkserve.engines.native.circuit import NAME, VERSION
 from zkserve.engines.native.claims import decode_multipliers, weights_digest
-from zkserve.engines.native.description import decode
 from zkserve.engines.native.interface import Interface
+from zkserve.engines.native.protocol.description import decode
 from zkserve.engines.native.verifier_srs import VerifierSrs
 from zkserve.types import CircuitManifest, InputMode, WeightsMode
 

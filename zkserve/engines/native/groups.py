@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from zkserve.engines.native import core, curve
+from zkserve.engines.native import core
 from zkserve.engines.native.input_key import POINT_BYTES, Group
+from zkserve.engines.native.protocol import curve
 
 
 def group(threads: int) -> Group:

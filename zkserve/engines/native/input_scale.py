@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from zkserve.engines.native.network import FloatArray, Network
-from zkserve.engines.native.program import Array, Equation
+from zkserve.engines.native.compiler.network import FloatArray, Network
+from zkserve.engines.native.compiler.program import Array, Equation
 
 _MARGIN = {1: 0.1, 2: 2.0}
 """Room on either side of the calibrated range for values of so many bytes, as a part of it.

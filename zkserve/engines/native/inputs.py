@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zkserve.encoding import FIELD_MODULUS, bytes32, canonical_json, parse_json
-from zkserve.engines.native.description import Description, clog
+from zkserve.engines.native.protocol.description import Description, clog
 from zkserve.errors import InvalidInput, ProofInvalid
 
 Cells = NDArray[np.uint16]

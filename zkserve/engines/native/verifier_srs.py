@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from zkserve.engines.native.transcript import srs_digest
+from zkserve.engines.native.protocol.transcript import srs_digest
 from zkserve.errors import BundleMismatch, InvalidInput
 
 MAGIC = b"ZKSRS001"

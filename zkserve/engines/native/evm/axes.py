@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from zkserve.engines.native.description import Product, View, clog
 from zkserve.engines.native.evm.closed_forms import Rank1, Vector, table
 from zkserve.engines.native.evm.yul import Graph, Value, reachable
+from zkserve.engines.native.protocol.description import Product, View, clog
 
 
 @dataclass(frozen=True)

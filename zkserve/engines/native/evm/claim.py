@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from zkserve.engines.native.description import Instance, OutputKind
 from zkserve.engines.native.evm.closed_forms import Cells, Dense, Vector, eq, fold
 from zkserve.engines.native.evm.equations import CLAIM_INPUT, CLAIM_MASK, Equations
 from zkserve.engines.native.evm.yul import Graph, P, Value
+from zkserve.engines.native.protocol.description import Instance, OutputKind
 
 
 class ClaimValue:

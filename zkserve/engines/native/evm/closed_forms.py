@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from zkserve.engines.native.description import Piece, clog
 from zkserve.engines.native.evm.yul import Graph, Value
+from zkserve.engines.native.protocol.description import Piece, clog
 
 
 class Vector(Protocol):

@@ -5,17 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from zkserve.engines.native.description import (
-    Description,
-    Equation,
-    Instance,
-    Pool,
-    ProductKind,
-    Tensor,
-    View,
-    clog,
-    viewed_size,
-)
 from zkserve.engines.native.evm.axes import Axis, plain_axis, product_axis
 from zkserve.engines.native.evm.closed_forms import (
     Dense,
@@ -27,6 +16,17 @@ from zkserve.engines.native.evm.closed_forms import (
 )
 from zkserve.engines.native.evm.words import Words
 from zkserve.engines.native.evm.yul import Value
+from zkserve.engines.native.protocol.description import (
+    Description,
+    Equation,
+    Instance,
+    Pool,
+    ProductKind,
+    Tensor,
+    View,
+    clog,
+    viewed_size,
+)
 
 CLAIM_INPUT = 3
 CLAIM_MASK = 4

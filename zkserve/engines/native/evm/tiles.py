@@ -4,14 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from zkserve.engines.native.description import (
-    Equation,
-    Instance,
-    OutputKind,
-    Piece,
-    Tensor,
-    clog,
-)
 from zkserve.engines.native.evm.axes import Axis
 from zkserve.engines.native.evm.closed_forms import (
     Cells,
@@ -29,6 +21,14 @@ from zkserve.engines.native.evm.equations import (
     Weights,
 )
 from zkserve.engines.native.evm.yul import Graph, Value
+from zkserve.engines.native.protocol.description import (
+    Equation,
+    Instance,
+    OutputKind,
+    Piece,
+    Tensor,
+    clog,
+)
 
 
 class TileWeights:

@@ -1,0 +1,1 @@
+"""The protocol of docs/native-protocol.md in plain Python: descriptions, their gate, verifiers."""
