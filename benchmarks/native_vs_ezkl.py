@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from math import ceil, log2
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -44,8 +45,12 @@ MODELS = (*models.CIRCUITS, "cnn_264k", "dense_4m")
 NATIVE, EZKL = "native", "ezkl"
 LIMITS = Limits(time_s=1200.0, memory_bytes=12 << 30)
 """What a step of either engine may take before it counts as not feasible."""
-LARGEST_LOGROWS = 19
-"""Circuits of more rows are not tried with ezkl: 2^18 rows of three columns peak at 3.5 GB."""
+MULTIPLICATIONS = {"cnn_264k": 1_948_350, "dense_4m": 4_007_000}
+"""Of models that are not tried with ezkl: see :func:`_too_large`."""
+AGREEMENT_ROWS = 500
+"""Held-out samples that ezkl's agreement is measured on at most: a witness takes long."""
+LENET_MULTIPLICATIONS, LENET_ROWS, LENET_GB = 416_520, 249_968, 3.5
+"""What ezkl needs for lenet_mnist with the same settings, as measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,9 +102,6 @@ class Measured:
     verify_ms: list[float] = field(default_factory=list)
     gas: dict[str, int] | None = None
     reason: str | None = None
-
-
-_LIMIT = f"{LIMITS.memory_bytes >> 30} GiB"
 
 
 class Native:
@@ -196,10 +198,12 @@ class Ezkl:
 
     def prepare(self, say: Progress) -> None:
         """Calibrate, compile, set up and measure agreement."""
+        if self._subject.name in MULTIPLICATIONS:
+            raise EngineFailed(_too_large(MULTIPLICATIONS[self._subject.name]))
         models.write_in_units(self._subject, self._folder / steps.MODEL)
+        committed = self._subject.input_mode is InputMode.COMMITTED
         calibration = self._folder / "calibration.npy"
         np.save(calibration, self._in_units(calibration_samples(self._subject.data.calibration)))
-        committed = self._subject.input_mode is InputMode.COMMITTED
         say("compiling")
         compiled = self._child(
             "compile_plain",
@@ -212,12 +216,6 @@ class Ezkl:
         self.measured.compile_s = compiled.wall_s
         self.measured.settings = chosen(compiled.value)
         logrows = compiled.value["run_args"]["logrows"]
-        if logrows > LARGEST_LOGROWS:
-            raise EngineFailed(
-                f"Not tried past compiling: its circuit has 2^{logrows} rows of "
-                f"{compiled.value['run_args']['num_inner_cols']} columns. Memory doubles with each "
-                f"power of two; lenet_mnist's proof with 2^18 takes 3.5 GB, {_LIMIT} are allowed."
-            )
         say(f"setting up 2^{logrows} rows")
         self._srs = str(development_srs(self._folder, logrows).path)
         self.measured.setup_s = self._child("make_plain_keys", srs=self._srs).wall_s
@@ -229,7 +227,9 @@ class Ezkl:
         samples, floats, circuit = (
             self._folder / f"{name}.npy" for name in ("samples", "floats", "circuit")
         )
-        np.save(samples, data.held_out)
+        rows = data.held_out[:AGREEMENT_ROWS]
+        labels = None if data.labels is None else data.labels[:AGREEMENT_ROWS]
+        np.save(samples, rows)
         run_child(
             "zkserve.engines.onnx_model:float_outputs",
             limits=LIMITS,
@@ -237,9 +237,9 @@ class Ezkl:
             samples=str(samples),
             outputs=str(floats),
         )
-        np.save(samples, self._in_units(data.held_out))
+        np.save(samples, self._in_units(rows))
         failed = self._child("predict_plain", samples=str(samples), outputs=str(circuit)).value
-        return compare(np.load(circuit), np.load(floats), data.labels, failed)
+        return compare(np.load(circuit), np.load(floats), labels, failed)
 
     def prove(self, sample: FloatArray) -> None:
         """Prove once, in a fresh child as ever: with ezkl there is nothing to be kept warm."""
@@ -273,6 +273,16 @@ class Ezkl:
             folder=str(self._folder),
             **arguments,
         )
+
+
+def _too_large(multiplications: int) -> str:
+    logrows = ceil(log2(multiplications * LENET_ROWS / LENET_MULTIPLICATIONS))
+    size_gb = LENET_GB * 2 ** (logrows - ceil(log2(LENET_ROWS)))
+    return (
+        f"Not tried. Estimated from lenet_mnist, whose {LENET_MULTIPLICATIONS:,} multiplications "
+        f"take {LENET_ROWS:,} rows and {LENET_GB} GB: {multiplications:,} need 2^{logrows} rows "
+        f"and {size_gb:.0f} GB, more than the machine has."
+    )
 
 
 def measure(name: str, runs: int, chain: onchain.LocalChain) -> dict[str, Any]:
