@@ -96,7 +96,7 @@ struct Equation {
   std::vector<Scaled> scaled;
   std::vector<Piece> bias;
 
-  bool raw, pooled;
+  bool raw = false, pooled = false;
   uint32_t group_outputs;       // cog
   uint64_t grid_height, grid_width;  // Hs, Ws: what r_l ranges over
   std::vector<unsigned> point_bits;  // of r_l: groups, group outputs, batch, Hs, Ws
