@@ -31,8 +31,15 @@ if [ ! -x .venv/bin/python ] || ! fresh python "$want"; then
   [ -n "$extras" ] && .venv/bin/python -m pip install --quiet "torch==2.13.0"
   .venv/bin/python -m pip install --quiet --constraint constraints.txt \
     --build-constraint constraints.txt --editable ".${extras:+[$extras]}"
-  .venv/bin/python -c 'import zkserve.engines.native._core' 2>/dev/null ||
+  if ! .venv/bin/python -c 'import zkserve.engines.native._core' 2>/dev/null; then
+    # pip falls back to a package without the core; where there is a compiler that hides a failed build.
+    [ -z "$compiler" ] || {
+      echo "The compiled core did not build with $compiler. To see why:" >&2
+      echo "  .venv/bin/python -m pip wheel --no-deps --config-settings=wheel.cmake=true -w build ." >&2
+      exit 1
+    }
     say "No C++17 compiler, so no compiled core: native proofs can be verified here, not made"
+  fi
   echo "$want" > build/.python
 fi
 
