@@ -59,9 +59,9 @@ class Backend {
   virtual G1 commit_small(const std::vector<uint32_t>& powers, const int32_t* scalars) = 0;
   virtual const G1Affine& power(size_t i) const = 0;
   // The sums of the powers in each group, groups[i] < count being that of powers[i].
-  virtual std::vector<G1Affine> group_sums(const std::vector<uint32_t>& powers, const Secret<uint32_t>& groups,
-                                           size_t count) = 0;
-  virtual G1 sum(const std::vector<G1Affine>& points, const Secret<Fr>& scalars) = 0;
+  virtual Secret<G1Affine> group_sums(const std::vector<uint32_t>& powers, const Secret<uint32_t>& groups,
+                                      size_t count) = 0;
+  virtual G1 sum(const Secret<G1Affine>& points, const Secret<Fr>& scalars) = 0;
 
   // The tables A and B of a product term, 2^kappa entries each.
   virtual Secret<Fr> left_table(const Equation& e, const Product& p, const EquationVectors& v,

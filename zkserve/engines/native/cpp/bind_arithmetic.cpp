@@ -145,7 +145,8 @@ void bind_arithmetic(nb::module_& module) {
           auto* data = static_cast<const uint8_t*>(b.data());
           return std::vector<uint8_t>(data, data + b.size());
         };
-        Random random(vector(key), vector(statement), attempt);
+        const std::vector<uint8_t> owner_key = vector(key);
+        Random random({owner_key.begin(), owner_key.end()}, vector(statement), attempt);
         std::vector<nb::bytes> out;
         for (size_t i = 0; i < n; i++) out.push_back(word(random.scalar()));
         return out;

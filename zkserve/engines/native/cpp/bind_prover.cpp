@@ -80,14 +80,14 @@ Result prove(Prover& prover, const nb::bytes& context, const Integers& inputs,
   Digest where;
   std::copy_n(sized(context, where.size(), "the context"), where.size(), where.begin());
   std::optional<Fr> blind;
+  const Wiping blind_wiped(blind);
   if (input_blind) blind = scalar(sized(*input_blind, 32, "the blind of the input"));
-  std::vector<uint8_t> key(data(owner_key), data(owner_key) + owner_key.size());
+  const Secret<uint8_t> key(data(owner_key), data(owner_key) + owner_key.size());
   const Control callbacks = control(progress, cancelled);
   Proof proof;
   {
     nb::gil_scoped_release release;
     proof = prover.prove(where, inputs.data(), inputs.size(), blind, key, callbacks);
-    wipe(key.data(), key.size());
   }
   return {to_bytes(proof.input.data(), proof.input.size()), std::move(proof.outputs),
           to_bytes(proof.bytes.data(), proof.bytes.size())};
@@ -95,13 +95,12 @@ Result prove(Prover& prover, const nb::bytes& context, const Integers& inputs,
 
 nb::bytes prove_range(Prover& prover, unsigned weight_bytes, const nb::bytes& owner_key, const nb::object& progress,
                       const nb::object& cancelled) {
-  std::vector<uint8_t> key(data(owner_key), data(owner_key) + owner_key.size());
+  const Secret<uint8_t> key(data(owner_key), data(owner_key) + owner_key.size());
   const Control callbacks = control(progress, cancelled);
   std::vector<uint8_t> proof;
   {
     nb::gil_scoped_release release;
     proof = prover.prove_range(weight_bytes, key, callbacks);
-    wipe(key.data(), key.size());
   }
   return to_bytes(proof.data(), proof.size());
 }
@@ -151,7 +150,8 @@ void bind_prover(nb::module_& module) {
       .def(
           "commit_input",
           [](Prover& p, const Integers& inputs, const nb::bytes& blind) {
-            const Fr value = scalar(sized(blind, 32, "the blind of the input"));
+            Fr value = scalar(sized(blind, 32, "the blind of the input"));
+            const Wiping value_wiped(value);
             uint8_t bytes[64];
             {
               nb::gil_scoped_release release;

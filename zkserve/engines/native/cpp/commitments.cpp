@@ -51,7 +51,7 @@ G1 Commitments::fresh(size_t t, const Witness& witness, const std::vector<uint64
     for (size_t i = 0; i < powers.size(); ++i) cells[i] = witness.cells[(t << D_.k) + powers[i]];
     sum += backend_.commit_small(powers, cells.data());
   }
-  std::vector<G1Affine> points = {backend_.power(D_.N)};
+  Secret<G1Affine> points = {backend_.power(D_.N)};
   Secret<Fr> scalars = {blind};
   for (size_t i = 0; i < masks.size(); ++i) {
     if (masks[i] >> D_.k != t) continue;
@@ -65,7 +65,7 @@ G1 Commitments::helpers(size_t t, const Witness& witness, const Secret<Fr>& cell
                         const Fr* blinds) const {
   const size_t entries = 512 + 256 * D_.functions.size(), table = D_.hT & (D_.N - 1);
   const bool has_table = D_.hT >> D_.k == t;
-  std::vector<G1Affine> points;
+  Secret<G1Affine> points;
   Secret<Fr> scalars;
   auto add = [&](uint64_t cell, const Fr& value) {
     points.push_back(backend_.power(cell & (D_.N - 1)));
@@ -89,7 +89,7 @@ G1 Commitments::helpers(size_t t, const Witness& witness, const Secret<Fr>& cell
         owners.push_back(witness.lookups[row * D_.lookups + 3 * g + place]);
       }
     }
-  const std::vector<G1Affine> sums = backend_.group_sums(powers, owners, entries);
+  const Secret<G1Affine> sums = backend_.group_sums(powers, owners, entries);
   for (size_t entry = 0; entry < entries; ++entry) {
     points.push_back(sums[entry]);
     scalars.push_back(inverses[entry]);

@@ -278,11 +278,11 @@ class CpuBackend : public Backend {
     return msm_small(bases.data(), scalars, powers.size(), threads_);
   }
   const G1Affine& power(size_t i) const override { return srs_.g1.at(i); }
-  std::vector<G1Affine> group_sums(const std::vector<uint32_t>& powers, const Secret<uint32_t>& groups,
-                                   size_t count) override {
+  Secret<G1Affine> group_sums(const std::vector<uint32_t>& powers, const Secret<uint32_t>& groups,
+                              size_t count) override {
     return zkserve::group_sums(srs_.g1.data(), powers, groups, count, threads_);
   }
-  G1 sum(const std::vector<G1Affine>& points, const Secret<Fr>& scalars) override {
+  G1 sum(const Secret<G1Affine>& points, const Secret<Fr>& scalars) override {
     return msm(points.data(), scalars.data(), points.size(), threads_);
   }
 

@@ -46,18 +46,18 @@ class Summation {
 
  private:
   Secret<uint32_t> starts_, next_, sorted_;
-  std::vector<G1Affine> work_;
+  Secret<G1Affine> work_;
   BatchAdder<FastLanes> adder_;
 };
 
 }  // namespace
 
-std::vector<G1Affine> group_sums(const G1Affine* bases, const std::vector<uint32_t>& powers,
-                                 const Secret<uint32_t>& groups, size_t count, Threads& threads) {
+Secret<G1Affine> group_sums(const G1Affine* bases, const std::vector<uint32_t>& powers,
+                            const Secret<uint32_t>& groups, size_t count, Threads& threads) {
   const size_t n = powers.size();
   // At least one for each thread, but none so small that most groups have a single point in it.
   const size_t blocks = std::max<size_t>(1, std::max(n / block, std::min<size_t>(threads.count(), n / (8 * count))));
-  std::vector<G1Affine> parts(blocks * count);
+  Secret<G1Affine> parts(blocks * count);
   std::vector<Summation> scratch(threads.count());
   threads.parallel(blocks, 1, [&](size_t begin, size_t end, unsigned worker) {
     for (size_t i = begin; i < end; ++i) {
@@ -74,7 +74,7 @@ std::vector<G1Affine> group_sums(const G1Affine* bases, const std::vector<uint32
       indices.push_back(uint32_t(i));
       owners.push_back(uint32_t(i % count));
     }
-  std::vector<G1Affine> out(count);
+  Secret<G1Affine> out(count);
   scratch[0].run(parts.data(), indices.data(), owners.data(), indices.size(), count, out.data());
   return out;
 }

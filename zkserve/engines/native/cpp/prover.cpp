@@ -101,11 +101,12 @@ std::vector<uint8_t> Prover::prefix(const Statement& statement, const uint8_t* i
 }
 
 Proof Prover::prove(const Digest& context, const int32_t* inputs, size_t count, const std::optional<Fr>& input_blind,
-                    const std::vector<uint8_t>& owner_key, const Control& control) {
+                    const Secret<uint8_t>& owner_key, const Control& control) {
   if (input_blind.has_value() != (mode_ == Mode::hidden_input))
     throw std::invalid_argument("a blind of the input belongs to hidden inputs, and to no others");
   uint8_t input_commitment[64] = {};
   Fr blind = Fr::zero();
+  const Wiping blind_wiped(blind);
   if (input_blind) {
     blind = *input_blind;
     commit_input(inputs, count, blind).to_bytes(input_commitment);
@@ -143,17 +144,15 @@ Proof Prover::prove(const Digest& context, const int32_t* inputs, size_t count, 
       bytes.insert(bytes.end(), rest.begin(), rest.end());
       control.phase("verification");
       if (!verify(D, srs_.digest, srs_.g2_s, &context, claim, bytes.data(), bytes.size())) break;
-      wipe(&blind, sizeof blind);
       return {std::move(statement.input), std::move(statement.outputs), std::move(bytes)};
     } catch (const Again&) {
     }
   }
-  wipe(&blind, sizeof blind);
   // One message, whatever went wrong: a rejected proof's details could give away weights.
   throw std::runtime_error("the prover made no proof that verifies");
 }
 
-std::vector<uint8_t> Prover::prove_range(unsigned weight_bytes, const std::vector<uint8_t>& owner_key,
+std::vector<uint8_t> Prover::prove_range(unsigned weight_bytes, const Secret<uint8_t>& owner_key,
                                          const Control& control) {
   std::lock_guard<std::mutex> lock(busy_);
   return zkserve::prove_range(version_, weight_bytes, srs_, owner_key, threads_, control);

@@ -112,10 +112,10 @@ class Prover {
   G1Affine commit_input(const int32_t* inputs, size_t count, const Fr& blind);
   // A proof that its own verification accepted. `input_blind` is C_X's, in hidden mode.
   Proof prove(const Digest& context, const int32_t* inputs, size_t count, const std::optional<Fr>& input_blind,
-              const std::vector<uint8_t>& owner_key, const Control& control);
+              const Secret<uint8_t>& owner_key, const Control& control);
   // The registration proof of section 16, which its own verification accepted. Throws Refused if the weights have
   // more bytes than declared.
-  std::vector<uint8_t> prove_range(unsigned weight_bytes, const std::vector<uint8_t>& owner_key,
+  std::vector<uint8_t> prove_range(unsigned weight_bytes, const Secret<uint8_t>& owner_key,
                                    const Control& control);
 
  protected:

@@ -13,6 +13,7 @@
 
 #include "field.hpp"
 #include "keccak.hpp"
+#include "secret.hpp"
 #include "wipe.hpp"
 
 namespace zkserve {
@@ -23,7 +24,7 @@ namespace zkserve {
 class Random {
  public:
   // Throws std::runtime_error if the operating system gives no randomness.
-  Random(const std::vector<uint8_t>& owner_key, const std::vector<uint8_t>& statement, uint64_t attempt) {
+  Random(const Secret<uint8_t>& owner_key, const std::vector<uint8_t>& statement, uint64_t attempt) {
     uint8_t fresh[32];
     if (getentropy(fresh, sizeof fresh) != 0)
       throw std::runtime_error("the operating system gives no randomness: no proof can be made");

@@ -139,17 +139,17 @@ class RangeAttempt {
   }
 
   G1 commit_cells(const std::vector<uint64_t>& cells, const Secret<Fr>& values) const {
-    std::vector<G1Affine> points;
+    Secret<G1Affine> points;
     for (uint64_t cell : cells) points.push_back(backend_.power(cell));
     return backend_.sum(points, values);
   }
 
   // A helper is a sum of inverses of few different terms: the powers, summed by byte, give all helpers of a tile.
   G1 commit_group(uint32_t group) const {
-    std::vector<G1> by_byte(table_entries);
+    Secret<G1> by_byte(table_entries);
     for (uint32_t t = 3 * group; t < std::min(3 * group + 3, layout_.columns); ++t)
       for (size_t v = 0; v < table_entries; ++v) by_byte[v] += sums_[t][v];
-    std::vector<G1Affine> points(table_entries);
+    Secret<G1Affine> points(table_entries);
     batch_normalise(by_byte.data(), table_entries, points.data());
     return backend_.sum(points, inverses_);
   }
@@ -304,7 +304,7 @@ class RangeAttempt {
   RangeChallenges challenges_;
 
   // For each column: the powers whose cell is a byte, summed by the byte.
-  std::vector<std::vector<G1Affine>> sums_;
+  std::vector<Secret<G1Affine>> sums_;
   Secret<Fr> terms_, inverses_;  // alpha - v and its inverse, for each byte v
   Secret<Fr> fresh_masks_, fresh_blinds_, helpers_, helper_blinds_;
   Fr V_, g_;
@@ -316,7 +316,7 @@ class RangeAttempt {
 }  // namespace
 
 std::vector<uint8_t> prove_range(const Version& version, unsigned weight_bytes, const Srs& srs,
-                                 const std::vector<uint8_t>& owner_key, Threads& threads, const Control& control) {
+                                 const Secret<uint8_t>& owner_key, Threads& threads, const Control& control) {
   const RangeLayout layout(version.D, weight_bytes);
   check_range_masking(layout, threads);
   const Secret<int32_t> cells = columns_of(layout, version);

@@ -12,6 +12,6 @@ namespace zkserve {
 // The proof that a version's weights are integers of `weight_bytes` bytes and can overflow nothing; its own
 // verification has accepted it. Throws Refused if they are not or can, Cancelled, or std::runtime_error.
 std::vector<uint8_t> prove_range(const Version& version, unsigned weight_bytes, const Srs& srs,
-                                 const std::vector<uint8_t>& owner_key, Threads& threads, const Control& control);
+                                 const Secret<uint8_t>& owner_key, Threads& threads, const Control& control);
 
 }  // namespace zkserve
