@@ -125,9 +125,9 @@ class FakeEngine:
         """Bind none."""
         del proof
 
-    def caveats(self, manifest: CircuitManifest) -> tuple[str, ...]:
+    def caveats(self, bundle: Bundle) -> tuple[str, ...]:
         """Say that it is a fake."""
-        del manifest
+        del bundle
         return ("It is a fake.",)
 
     def unpack_input(self, bundle: Bundle, packed: bytes) -> FloatArray:

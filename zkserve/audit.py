@@ -56,7 +56,7 @@ def audit(chain: Chain, registry: str, version_id: int, bundle: Bundle, solc: st
         version_id=version_id,
     )
     found = verifiers(manifest.engine).check(chain, version.verifier, subject, solc)
-    caveats = [*_CAVEATS, *proof_system.caveats(manifest)]
+    caveats = [*_CAVEATS, *proof_system.caveats(bundle)]
     if version.development_srs:
         caveats.append("Development SRS: whoever made it can forge proofs.")
     return Audit(

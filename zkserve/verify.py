@@ -117,7 +117,7 @@ def verify_offline(
         caveats=(
             *unbound,
             *_caveats(manifest, expected=expected_circuit is not None, opened=opened is not None),
-            *proof_system.caveats(manifest),
+            *proof_system.caveats(bundle),
             *_OWNERS_WORD,
         ),
         opened_input=opened,
@@ -249,10 +249,6 @@ def _caveats(manifest: CircuitManifest, *, expected: bool, opened: bool) -> tupl
         )
     if manifest.development_srs:
         lines.append(_SRS_CAVEAT)
-    else:
-        lines.append(
-            "That the SRS is a ceremony's is the owner's word, until you compare the pin `srs`."
-        )
     return tuple(lines)
 
 

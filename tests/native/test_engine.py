@@ -421,6 +421,18 @@ def test_weights_not_shown_to_be_in_range_are_refused(
         engine.verify(bundle, posing, proof)
 
 
+def test_a_development_srs_does_not_pass_for_a_ceremonys(engine: NativeEngine, public: Proven):
+    """An owner marks the manifest as they like; what verifying uses is marked too."""
+    pins = dict(public.bundle.manifest.pins) | {"srs": "ab" * 32}
+    manifest = identified(replace(public.bundle.manifest, pins=pins, development_srs=False))
+    bundle = replace(public.public, manifest=manifest)
+    claim = replace(public.prediction.claim, circuit_id=manifest.circuit_id)
+    with pytest.raises(BundleMismatch, match="development SRS"):
+        engine.verify(bundle, claim, public.proof.data)
+    with pytest.raises(BundleMismatch, match="development SRS"):
+        engine.check_verifier(bundle)
+
+
 def test_several_predictions_have_one_proof(
     engine: NativeEngine, srs: Srs, samples: FloatArray, tmp_path: Path
 ):

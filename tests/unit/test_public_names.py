@@ -99,7 +99,7 @@ PROTOCOL = {
     "prove": ["bundle", "claim", "opening", "context", "limits", "progress", "cancelled"],
     "verify": ["bundle", "claim", "proof", "limits"],
     "context_of": ["proof"],
-    "caveats": ["manifest"],
+    "caveats": ["bundle"],
     "unpack_input": ["bundle", "packed"],
     "check_opening": ["bundle", "claim", "opening"],
     "check_verifier": ["bundle", "limits"],

@@ -236,19 +236,22 @@ def srs_import(
     Set ZKSERVE_SRS_PATH and ZKSERVE_SRS_SHA256 to what it prints.
     Example: `zkserve srs import powersOfTau28_hez_final_20.ptau srs/tau.srs --log-size 18`
     """
-    from zkserve.encoding import sha256_file
+    from zkserve.encoding import sha256_file, to_hex
     from zkserve.engines.native.engine import import_srs
+    from zkserve.engines.native.verifier_srs import VerifierSrs
 
     with progress(as_json) as show:
         show("checking and writing the powers")
         import_srs(source, out, log_size)
         show("computing the digest")
         digest = sha256_file(out)
+        points = to_hex(VerifierSrs.cut(out).digest)
     answer(
-        {"path": str(out), "sha256": digest},
+        {"path": str(out), "sha256": digest, "srs_digest": points},
         as_json,
         f"ZKSERVE_SRS_PATH={out}",
         f"ZKSERVE_SRS_SHA256={digest}",
+        f"  Native circuits verified under it show the SRS digest {points}.",
         "  That this ceremony is one to trust is for you to know.",
     )
 

@@ -217,8 +217,16 @@ class Engine(Protocol):
         """Return the context that a verified proof is bound to; None: its engine binds none."""
         ...
 
-    def caveats(self, manifest: CircuitManifest) -> tuple[str, ...]:
-        """Return what a valid proof of this circuit does not show, a sentence each."""
+    def caveats(self, bundle: Bundle) -> tuple[str, ...]:
+        """Return what a valid proof of this circuit does not show, a sentence each.
+
+        ``bundle`` needs only public files. What a manifest marks as a development SRS is said by
+        whoever asks.
+
+        Raises:
+            BundleMismatch: a file that this is read from is not the pinned one.
+
+        """
         ...
 
     def unpack_input(self, bundle: Bundle, packed: bytes) -> FloatArray:

@@ -347,11 +347,17 @@ class EzklEngine:
         del proof
         return None
 
-    def caveats(self, manifest: CircuitManifest) -> tuple[str, ...]:
+    def caveats(self, bundle: Bundle) -> tuple[str, ...]:
         """Return what a proof of ezkl does not show; see :meth:`Engine.caveats`."""
-        if manifest.input_mode is InputMode.PUBLIC:
-            return ()
-        return ("That the salt of a committed input does not matter is the owner's word.",)
+        manifest, lines = bundle.manifest, []
+        if not manifest.development_srs:
+            lines.append(
+                "That the SRS is a ceremony's is the owner's word: what counts are the points in "
+                "`verifier_srs`, whatever the pin `srs` says."
+            )
+        if manifest.input_mode is InputMode.COMMITTED:
+            lines.append("That the salt of a committed input does not matter is the owner's word.")
+        return tuple(lines)
 
     def unpack_input(self, bundle: Bundle, packed: bytes) -> FloatArray:
         """Return the real values of a packed public input; see :meth:`Engine.unpack_input`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -37,7 +38,8 @@ class Circuit:
         """Read a bundle.
 
         Raises:
-            BundleMismatch: its engine, its circuit id or a file is not as pinned.
+            BundleMismatch: its engine, its circuit id or a file is not as pinned, or manifest,
+                interface, description and SRS contradict each other.
 
         """
         manifest = bundle.manifest
@@ -52,11 +54,15 @@ class Circuit:
         description = _description(_pinned(bundle, "description"))
         if manifest.batch != description.header.batch:
             raise BundleMismatch("The manifest's batch is not that of the circuit's description.")
-        return cls(
-            bundle=bundle,
-            description=description,
-            interface=_interface(_pinned(bundle, "interface")),
-        )
+        interface = _interface(_pinned(bundle, "interface"))
+        _check_interface(interface, manifest, description)
+        circuit = cls(bundle=bundle, description=description, interface=interface)
+        if circuit.verifier_srs.development and not manifest.development_srs:
+            raise BundleMismatch(
+                "The circuit rests on a development SRS, and its manifest says that it does not.",
+                remedy="Do not trust this circuit: whoever made its SRS can forge proofs.",
+            )
+        return circuit
 
     @property
     def manifest(self) -> CircuitManifest:
@@ -169,6 +175,27 @@ def _pinned(bundle: Bundle, name: str) -> bytes:
 
 def _missing(name: str) -> BundleMismatch:
     return BundleMismatch(f"The bundle has no artifact {name!r}.")
+
+
+def _check_interface(
+    interface: Interface, manifest: CircuitManifest, description: Description
+) -> None:
+    """Check that what callers are told of values is of the tensors that are proved."""
+    batch, *shape = input_shape(description)
+    elements = (1, math.prod(shape))
+    for what, stated, expected in (
+        ("interface's input shape", interface.shape, tuple(shape)),
+        ("interface's bytes of an input", interface.input_bytes, description.header.input_bytes),
+        ("interface's number of inputs", sum(s.size for s in interface.inputs), math.prod(shape)),
+        ("interface's number of outputs", batch * interface.output.size, description.outputs),
+        ("manifest's inputs", manifest.inputs, tuple(s.batched(batch) for s in interface.inputs)),
+        ("manifest's output", manifest.output, interface.output.batched(batch)),
+        ("manifest's output scale", manifest.output_scale, interface.output_scale),
+    ):
+        if stated != expected:
+            raise BundleMismatch(f"The {what}, {stated}, is not the circuit's, {expected}.")
+    if len(interface.scales) not in elements or len(interface.zeros) not in elements:
+        raise BundleMismatch("The interface has not one scale and zero, or one for each input.")
 
 
 @lru_cache(maxsize=32)

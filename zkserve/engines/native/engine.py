@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zkserve.encoding import bytes32, canonical_json, sha256_file
+from zkserve.encoding import bytes32, canonical_json, sha256_file, to_hex
 from zkserve.engines.agreement import join_samples
 from zkserve.engines.base import (
     NO_CONTEXT,
@@ -48,7 +48,6 @@ CHECKING = "zkserve.engines.native.checking:"
 BUILDING = "zkserve.engines.native.building:"
 HEAVY_NICENESS = 5
 CALIBRATION_SAMPLES = 2000
-PREDICT_LIMITS = Limits(time_s=60.0, memory_bytes=8 << 30)
 VERIFY_LIMITS = Limits(time_s=300.0, memory_bytes=4 << 30)
 _DEFAULT_LIMITS = Limits()
 _IDLE_CHILDREN = 2
@@ -201,7 +200,7 @@ class NativeEngine:
         found = self._others.call(
             "predict",
             STEPS + "predict",
-            limits=PREDICT_LIMITS,
+            limits=_DEFAULT_LIMITS,  # the first one loads all that proving needs
             circuit=circuit.proving_files(),
             cells=opening.cells,
             blind=opening.blind_hex,
@@ -309,10 +308,18 @@ class NativeEngine:
         """Return the context in front of a proof; see :meth:`Engine.context_of`."""
         return proof[:CONTEXT_BYTES]
 
-    def caveats(self, manifest: CircuitManifest) -> tuple[str, ...]:
+    def caveats(self, bundle: Bundle) -> tuple[str, ...]:
         """Return what a native proof does not show; see :meth:`Engine.caveats`."""
-        del manifest
-        return ("The native proof system is new, and nobody outside the project has audited it.",)
+        circuit = Circuit.of(bundle)
+        new = "The native proof system is new, and nobody outside the project has audited it."
+        if circuit.manifest.development_srs:
+            return (new,)
+        return (
+            new,
+            "That the SRS is a ceremony's is the owner's word, until you compare the digest of "
+            f"`verifier_srs`, {to_hex(circuit.verifier_srs.digest)}, with that of an SRS you made "
+            "of the ceremony's file (`zkserve srs import`); the pin `srs` shows nothing.",
+        )
 
     def unpack_input(self, bundle: Bundle, packed: bytes) -> FloatArray:
         """Return the real values of a packed public input; see :meth:`Engine.unpack_input`."""
