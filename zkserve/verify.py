@@ -135,7 +135,9 @@ def verify_on_chain(
     address of the one you trust, the settlement is checked against its record too.
 
     Raises:
-        ProofInvalid: the registry's verifier refuses, or the chain's records differ.
+        ProofInvalid: the registry's verifier refuses, the chain's records differ, or the proof is
+            bound to another registration.
+        NotFound: there is no engine of the receipt's name.
         InvalidInput: the receipt was never settled, so it names no version on this chain.
 
     """
@@ -163,10 +165,19 @@ def verify_on_chain(
     _require_same("output scale", scale, receipt.output_scale)
     _require_same("development SRS mark", version.development_srs, receipt.development_srs)
     records.verify_inference(version_id, claim, receipt.proof)
+    bound = engine(receipt.engine).context_of(receipt.proof)
+    if bound is not None and bound != context(chain.chain_id, registry, version_id):
+        raise ProofInvalid(
+            f"The proof is bound to another registration than version {version_id:#x}, yet the "
+            f"verifier of that version, {version.verifier}, accepts it.",
+            remedy="Do not rely on this version: its verifier takes proofs made for another.",
+        )
     established = [
         f"Version {version_id:#x} of the registry pins this circuit and weights.",
         f"Its verifier, {version.verifier}, accepts the proof of this claim.",
     ]
+    if bound is not None:
+        established.append("The proof was made for this version of this registry and chain.")
     caveats = [
         "You trust the node you asked, and the registry's address you gave.",
         "What that verifier verifies is for `zkserve audit` to say.",

@@ -2,8 +2,10 @@
 pragma solidity 0.8.37;
 
 import {IERC165} from "@openzeppelin/contracts/utils/introspection/IERC165.sol";
+import {IContextVerifier} from "./interfaces/IContextVerifier.sol";
 import {IModelRegistry} from "./interfaces/IModelRegistry.sol";
-import {Claim} from "./interfaces/IProofVerifier.sol";
+import {Claim, IProofVerifier} from "./interfaces/IProofVerifier.sol";
+import {CONTEXT_TAG} from "./native/NativeProof.sol";
 
 /// @title Registry of models and their immutable versions, without an administrator.
 /// @dev Nothing of a version is ever written again but its `deprecated` flag, which only rises.
@@ -14,6 +16,9 @@ contract ModelRegistry is IModelRegistry {
         uint32 latest;
         string name;
     }
+
+    /// @dev Far more than a generated verifier needs to name its context; what takes more has none.
+    uint256 private constant CONTEXT_GAS = 30_000;
 
     mapping(bytes32 lineage => Lineage) private _lineages;
     mapping(uint256 modelId => Version) private _versions;
@@ -139,6 +144,7 @@ contract ModelRegistry is IModelRegistry {
         require(binding.outputShift < 128, InvalidCommitment("outputShift"));
         uint32 number = ++_lineages[lineage].latest;
         modelId = versionId(lineage, number);
+        require(_mayServe(binding.verifier, modelId), ForeignVerifier(modelId, binding.verifier));
         _versions[modelId] = Version({
             lineage: lineage,
             number: number,
@@ -147,6 +153,24 @@ contract ModelRegistry is IModelRegistry {
             commitment: commitment,
             binding: binding
         });
+    }
+
+    /// @dev Whether a verifier has no context, or that of this version. What reverts, answers with less
+    /// than a word or runs out of gas has none: no generated verifier does. Too little gas for the call
+    /// is too little for what comes after it, so nobody can make a context unreadable.
+    function _mayServe(IProofVerifier verifier, uint256 modelId) private view returns (bool) {
+        bytes4 selector = IContextVerifier.context.selector;
+        bool answered;
+        bytes32 context;
+        // In assembly, since nothing of a longer answer may be copied.
+        assembly ("memory-safe") {
+            mstore(0, selector)
+            answered := staticcall(CONTEXT_GAS, verifier, 0, 4, 0, 32)
+            answered := and(answered, gt(returndatasize(), 31))
+            context := mload(0)
+        }
+        return
+            !answered || context == keccak256(abi.encode(CONTEXT_TAG, block.chainid, address(this), modelId));
     }
 
     function _version(uint256 modelId) private view returns (Version storage version) {

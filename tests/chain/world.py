@@ -78,6 +78,9 @@ class RecordedEngine:
     def unpack_input(self, bundle: Bundle, packed: bytes) -> FloatArray:
         raise InvalidInput("this circuit takes no public inputs")
 
+    def context_of(self, proof: bytes) -> bytes | None:
+        return None
+
     def prove(
         self, bundle: Bundle, claim: Claim, opening: bytes, *, limits: Limits, **_: Any
     ) -> Proof:
@@ -311,5 +314,10 @@ def engine() -> Iterator[None]:
     bundle = mock.patch.object(
         Node, "bundle", lambda _node, given, **_: Bundle(manifest=given, files={})
     )
-    with mock.patch("zkserve.node.engine", return_value=RecordedEngine()), bundle:
+    recorded_engine = RecordedEngine()
+    with (
+        mock.patch("zkserve.node.engine", return_value=recorded_engine),
+        mock.patch("zkserve.verify.engine", return_value=recorded_engine),
+        bundle,
+    ):
         yield

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from eth_abi.abi import encode
 
 from tests.chain.anvil_node import Node as Anvil
 from tests.chain.anvil_node import account, running
@@ -16,14 +17,15 @@ from tests.models import tiny_onnx
 from zkserve import follow, fulfil, openings, outbox, prove, publish, recipe, register
 from zkserve.audit import audit
 from zkserve.chain import deploy
-from zkserve.chain.contracts import Market, Registry, RequestStatus
+from zkserve.chain.contracts import Binding, Market, ModelCommitment, Registry, RequestStatus
+from zkserve.chain.evm import compile_verifier
 from zkserve.chain.rpc import Chain
 from zkserve.chain.verifiers import Subject, verifiers
 from zkserve.encoding import context, to_hex
 from zkserve.engines import engine
 from zkserve.engines.base import Bundle, Limits
 from zkserve.engines.native import core
-from zkserve.errors import BundleMismatch, ChainError, ProofInvalid
+from zkserve.errors import BundleMismatch, ChainError, ProofInvalid, TransactionReverted
 from zkserve.node import Node
 from zkserve.receipt import manifest_from_dict
 from zkserve.settings import Settings
@@ -41,7 +43,25 @@ pytestmark = [
 
 SOLC = Settings(solc="").solc_command
 PRICE_WEI = 10**16
-OWNER, REQUESTER = 0, 1
+OWNER, REQUESTER, COPIER = 0, 1, 2
+FORWARDER = """
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.37;
+
+contract Forwarder {
+    address private immutable _other;
+
+    constructor(address other) {
+        _other = other;
+    }
+
+    fallback() external {
+        require(msg.sig == bytes4(keccak256("verify((bytes32,bytes32,bytes,int256[]),bytes)")));
+        (bool accepted,) = _other.staticcall(msg.data);
+        require(accepted);
+    }
+}
+"""
 MODES = list(InputMode)
 
 
@@ -161,6 +181,48 @@ def _registered(node: Node, place: register.Place, folder: Path, mode: InputMode
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Copier:
+    """A stranger who registers the owner's public circuit as their own."""
+
+    world: World
+    chain: Chain
+
+    @staticmethod
+    def of(world: World) -> Copier:
+        return Copier(world=world, chain=world.anvil.chain(COPIER))
+
+    def deploy(self, source: str, other: str) -> str:
+        code = compile_verifier(source, SOLC).creation + encode(["address"], [other])
+        return outbox.create(self.world.node.database, self.chain, purpose="forwarder", code=code)
+
+    def register(self, name: str, verifier: str) -> int:
+        """Register the owner's terms with a verifier; return the version's id."""
+        registry = self.world.registry
+        published = registry.get_version(self.world.ids[InputMode.PUBLIC])
+        manifest = self.world.manifest(InputMode.PUBLIC)
+        commitment = ModelCommitment(
+            model_hash=bytes.fromhex(manifest.pins["model"]),
+            circuit_id=published.circuit_id,
+            vk_hash=published.vk_hash,
+            proof_system_id=published.proof_system_id,
+            uri="https://example.org/copy",
+        )
+        binding = Binding(
+            verifier=verifier,
+            weights=published.weights,
+            output_multiplier=published.output_multiplier,
+            output_shift=published.output_shift,
+            agreement_ppb=published.agreement_ppb,
+            development_srs=published.development_srs,
+        )
+        data = registry.register_calldata(name, commitment, binding)
+        database = self.world.node.database
+        outbox.send(database, self.chain, purpose=name, to=registry.address, data=data)
+        outbox.wait(database, self.chain, name, depth=0, timeout_s=30)
+        return registry.latest(registry.lineage_of(self.chain.signer, name))
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_request_is_settled_with_a_native_proof(world: World, mode: InputMode) -> None:
     version_id, version = world.ids[mode], world.version(mode)
@@ -226,8 +288,7 @@ def test_a_verifier_of_another_registration_is_told_apart(world: World) -> None:
             contracts.check(world.reader(), registered.verifier, other, SOLC)
 
 
-def test_a_proof_for_a_copied_registration_is_refused(world: World) -> None:
-    """The same circuit and weights, registered by somebody else: our proofs are not for it."""
+def test_a_proof_without_a_registration_is_refused(world: World) -> None:
     manifest = world.manifest(InputMode.PUBLIC)
     bundle = world.node.bundle(manifest)
     prediction = prove.predict(world.node, world.version(InputMode.PUBLIC), world.samples[32])
@@ -237,6 +298,34 @@ def test_a_proof_for_a_copied_registration_is_refused(world: World) -> None:
     unbound = engine("native").prove(bundle, prediction.claim, prediction.opening)
     with pytest.raises(ProofInvalid):
         world.registry.verify_inference(world.ids[InputMode.PUBLIC], prediction.claim, unbound.data)
+
+
+def test_a_verifier_cannot_be_registered_for_a_copy(world: World) -> None:
+    """Somebody else registers our circuit and weights with our verifier, which takes our proofs."""
+    copier = Copier.of(world)
+    registered = world.registry.get_version(world.ids[InputMode.PUBLIC])
+    with pytest.raises(TransactionReverted, match="ForeignVerifier"):
+        copier.register("direct", registered.verifier)
+    assert world.registry.latest(world.registry.lineage_of(copier.chain.signer, "direct")) == 0
+
+
+def test_an_audit_refuses_a_copy_behind_a_forwarding_contract(world: World) -> None:
+    """The chain cannot tell it from an honest verifier; our own checks refuse it."""
+    copier = Copier.of(world)
+    ours = world.ids[InputMode.PUBLIC]
+    prediction = prove.predict(world.node, world.version(InputMode.PUBLIC), world.samples[33])
+    receipt = world.serve(world.request(ours, prediction.claim.input))
+    forwarder = copier.deploy(FORWARDER, world.registry.get_version(ours).verifier)
+    copy = copier.register("forwarded", forwarder)
+    world.registry.verify_inference(copy, receipt.claim, receipt.proof)
+
+    with pytest.raises(BundleMismatch, match="other code"):
+        audit(world.reader(), world.registry.address, copy, world.public(InputMode.PUBLIC), SOLC)
+    assert receipt.settlement is not None
+    presented = replace(receipt, settlement=replace(receipt.settlement, version_id=copy))
+    with pytest.raises(ProofInvalid, match="bound to another registration"):
+        verify_on_chain(presented, world.reader(), world.registry.address, copy)
+    verify_on_chain(receipt, world.reader(), world.registry.address, ours)
 
 
 def test_registering_again_changes_nothing(world: World) -> None:

@@ -24,7 +24,8 @@ interface IModelRegistry is IERC165 {
     }
 
     /// @notice What zkserve pins beside it.
-    /// @param verifier The adapter that verifies claims of this circuit.
+    /// @param verifier The adapter that verifies claims of this circuit. If it has a `context()` (see
+    /// IContextVerifier), it must be that of the version that is published with it.
     /// @param weights The weights commitment that every claim must carry.
     /// @param outputMultiplier With `outputShift`: real output = integer * multiplier / 2**shift.
     /// @param agreementPpb Largest output difference from the float model on held-out samples, in
@@ -65,6 +66,8 @@ interface IModelRegistry is IERC165 {
     error UnknownModel(uint256 modelId);
     error AlreadyDeprecated(uint256 modelId);
     error InvalidCommitment(string field);
+    /// @notice The verifier says that it serves another version, or one of another registry or chain.
+    error ForeignVerifier(uint256 modelId, IProofVerifier verifier);
 
     /// @notice Registers version 1 of a new model owned by the caller.
     function registerModel(
