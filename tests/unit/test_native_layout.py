@@ -235,6 +235,109 @@ def test_pixels_of_a_grid_are_exact() -> None:
         assert 0 <= steps.min() < steps.max() < 255.5
 
 
+def test_normalised_pixels_of_a_grid_are_exact_and_the_range_is_not_told() -> None:
+    model = Model((1, 1, 4, 4))
+    model.conv(1, 2, 3)
+    rng = np.random.default_rng(0)
+    for step, lowest in ((1.0, 17), (0.5, -30), (1 / 255, 3)):
+        whole = rng.integers(lowest, lowest + 80, (32, 16))
+        whole[:, 0], whole[:, 1] = lowest, lowest + 79
+        entries = [
+            quantise(model.network(), (w * step).astype(np.float32), Options()).input_scale
+            for w in (whole, np.maximum(whole, lowest + 1))
+        ]
+        for entry in entries:
+            steps = whole * step / np.array(entry.scales) + np.array(entry.zeros)
+            assert np.abs(steps - np.rint(steps)).max() < 0.01
+            assert 0 <= steps.min() < steps.max() < 255.5
+        assert np.allclose(
+            -np.array(entries[0].zeros) * entries[0].scales,
+            -np.array(entries[1].zeros) * entries[1].scales,
+        )
+
+
+def convolution_of_normalised(kind: str, seed: int) -> Model:
+    """Return a model that differs in the constants of its normalisation only."""
+    model = Model((1, 2, 6, 6))
+    rng = np.random.default_rng(seed)
+    if kind == "batch norm":
+        names = [rng.uniform(0.2, 3, 2), rng.normal(size=2), rng.normal(size=2)]
+        model.add("BatchNormalization", "x", *names, rng.uniform(0.5, 2, 2))
+    elif kind == "channels":
+        model.add("Mul", "x", rng.uniform(0.2, 3, (1, 2, 1, 1)))
+        model.add("Add", model.last, rng.normal(size=(1, 2, 1, 1)))
+    else:
+        model.add("Mul", "x", rng.uniform(0.2, 3, (1,)))
+        model.add("Add", model.last, rng.normal(size=(1,)))
+    model.add("Relu", model.conv(2, 3, 3, pads=[1, 1, 1, 1]))
+    model.add("Flatten")
+    model.gemm(108, 2)
+    return model
+
+
+@pytest.mark.usefixtures("uncertified")
+@pytest.mark.parametrize("options", [{}, {"per_channel": True}, {"activations": 16}])
+@pytest.mark.parametrize("kind", ["batch norm", "channels", "number"])
+def test_constants_that_normalise_the_input_are_not_published(
+    kind: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    one, *others = (
+        compiled(convolution_of_normalised(kind, seed), tmp_path, **options) for seed in range(4)
+    )
+    for made in others:
+        assert made.data == one.data
+        assert made.interface == replace(one.interface, output_scale=made.interface.output_scale)
+    for made in (one, *others):
+        # What is left of the constants is one multiplier, of two significant bits.
+        (multiplier,) = made.program.multipliers[0]
+        assert (
+            multiplier >> max(0, multiplier.bit_length() - 2) << max(0, multiplier.bit_length() - 2)
+            == multiplier
+        )
+        assert not made.program.equations[0].scaled
+    cells = [made.program.equations[0].products[0].weights for made in (one, *others)]
+    assert any((cells[0] != other).any() for other in cells[1:])
+
+
+def test_a_constant_for_each_pixel_before_padding_is_refused(tmp_path: Path) -> None:
+    model = Model((1, 2, 6, 6))
+    model.add("Add", "x", model.normal(1, 2, 6, 6))
+    model.conv(2, 3, 3, pads=[1, 1, 1, 1])
+    with pytest.raises(ModelRejected, match="differs within a channel"):
+        compiled(model, tmp_path)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("padded", [False, True])
+def test_extreme_values_of_samples_do_not_show_in_the_scales(size: int, padded: bool) -> None:
+    model = Model((1, 1, 4, 4))
+    if padded:
+        model.conv(1, 2, 3, pads=[1, 1, 1, 1])
+    else:
+        model.add("Flatten")
+        model.gemm(16, 3)
+    rng = np.random.default_rng(5)
+    alike = 0
+    for _ in range(20):
+        samples = (rng.normal(size=(40, 16)) * rng.uniform(0.1, 9)).astype(np.float32)
+        entries = []
+        for factor in (1.0, 1.01):
+            moved = samples.copy()
+            at = moved.argmax(axis=0), np.arange(16)
+            moved[at] *= np.float32(factor)
+            entries.append(quantise(model.network(), moved, Options(input_bytes=size)).input_scale)
+        for entry in entries:
+            steps = samples / np.array(entry.scales) + np.array(entry.zeros)
+            assert -0.5 <= steps.min() <= steps.max() <= 256**size - 0.5
+        first, second = (np.broadcast_to(e.scales, 16) for e in entries)
+        alike += int((first == second).sum())
+        # The whole range is some sixteenths to eighths: few numbers besides a power of two.
+        parts = np.array(entries[0].scales) * (256**size - 1)
+        if not padded:
+            assert (np.ldexp(np.frexp(parts)[0], 5) % 1 < 1e-9).all()
+    assert alike > 0.8 * 20 * 16
+
+
 def test_samples_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     path = mlp().save(tmp_path / "model.onnx")
     for samples, reason in (

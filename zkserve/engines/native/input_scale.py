@@ -16,6 +16,10 @@ Inputs past it are refused. Values on a grid get none: it has ends of its own.
 """
 _GRID_ERROR = 0.02
 """How far, in steps, a value may lie from a grid on which it is said to lie."""
+_END_BITS = 4
+"""Ends of ranges are rounded outwards to multiples of the power of two that is a sixteenth to an
+eighth of the range: they are public, and the calibration samples are not.
+"""
 _COARSEST = 2.0**-20
 """A step is no smaller than this part of the largest value, so that float32 tells steps apart."""
 
@@ -56,7 +60,7 @@ def choose(network: Network, samples: Array, size: int) -> InputScale:
 
     ``size`` is the bytes of a value: 1, 2, or 0 to take 2 for tables off any grid, else 1.
     """
-    values = samples.astype(np.float64) * network.input_scale + network.input_offset
+    values = samples.astype(np.float64)
     readers = [
         product
         for equation in network.equations
@@ -73,35 +77,55 @@ def choose(network: Network, samples: Array, size: int) -> InputScale:
     axis = 0 if columns and (width == 2 or grid is None) else None
     low = np.broadcast_to(values.min(axis=axis), (elements,)).astype(np.float64)
     high = np.broadcast_to(values.max(axis=axis), (elements,)).astype(np.float64)
-    if width == 2 or grid is None:
+    on_grid = width == 1 and grid is not None
+    if not on_grid:
         room = (high - low) * _MARGIN[width]
-        signed = low < 0 if width == 1 else np.ones(elements, bool)
-        low, high = np.where(signed, low - room, np.maximum(low - room, 0)), high + room
-    largest = np.maximum(np.abs(low), np.abs(high))
+        # A column that never changes still tells small changes from none.
+        room = np.where(high > low, room, np.maximum(np.abs(low), 1.0) / 2)
+        signed = (low < 0) | (width == 2)
+        low, high = _outwards(np.where(signed, low - room, np.maximum(low - room, 0)), high + room)
     if padded:
         zero, step = _zero_point(float(low[0]), float(high[0]), width, grid)
         steps, offsets, unit = np.full(elements, step), np.zeros(elements), step
     else:
         zero, unit = (top + 1) // 2, 1.0
-        steps = np.maximum(np.maximum((high - low) / top, largest * _COARSEST), 2.0**-60)
-        # A column that never changes still tells small changes from none.
-        steps = np.where(high > low, steps, np.maximum(largest, 1.0) / top)
-        if width == 1 and grid is not None:
+        if on_grid and grid is not None:
             steps = np.full(elements, grid)
+            low = np.full(elements, _start(float(low[0]), float(high[0]), grid))
+        else:
+            largest = np.maximum(np.abs(low), np.abs(high))
+            steps = np.maximum(np.maximum((high - low) / top, largest * _COARSEST), 2.0**-60)
         offsets = low + steps * zero
-        if (high == low).any():
-            offsets = np.where(high > low, offsets, low)
-    scales = steps / network.input_scale
-    zeros = (network.input_offset - offsets) / steps + zero
     return InputScale(
         bytes=width,
         zero=zero,
         unit=unit,
         steps=steps,
         offsets=offsets,
-        scales=_short(scales),
-        zeros=_short(zeros),
+        scales=_short(steps),
+        zeros=_short(zero - offsets / steps),
     )
+
+
+def _outwards(low: FloatArray, high: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return ends no closer together, on a grid so coarse that they tell no value of a sample."""
+    _, exponents = np.frexp(np.maximum(high - low, 2.0**-60))
+    unit = np.ldexp(1.0, exponents - _END_BITS)
+    return np.floor(low / unit) * unit, np.ceil(high / unit) * unit
+
+
+def _start(low: float, high: float, step: float) -> float:
+    """Return a first cell's value, on the samples' grid, that tells as little of them as it can.
+
+    It is the coarsest multiple below them from which 256 cells still reach the highest.
+    """
+    first, cells = round(low / step), round((high - low) / step)
+    phase = low - first * step
+    for exponent in range(7, 0, -1):
+        start = first >> exponent << exponent
+        if first - start + cells <= 255:
+            return start * step + phase
+    return low
 
 
 def _short(array: FloatArray) -> tuple[float, ...]:
@@ -134,11 +158,13 @@ def _zero_point(low: float, high: float, width: int, grid: float | None) -> tupl
     Zero points are multiples of a sixteenth of the range: they are part of the description.
     """
     top = (1 << 8 * width) - 1
+    if low >= 0 and width == 1 and grid is not None and high <= top * grid * (1 + 1e-4):
+        off = low / grid
+        if abs(off - round(off)) < _GRID_ERROR:
+            return 0, grid
+    ends = _outwards(np.array(min(low, 0.0)), np.array(max(high, 0.0)))
+    low, high = (float(end) for end in ends)
     if low >= 0:
-        if width == 1 and grid is not None and high <= top * grid * (1 + 1e-4):
-            off = low / grid
-            if abs(off - round(off)) < _GRID_ERROR:
-                return 0, grid
         return 0, max(high, 2.0**-60) / top
     sixteenth = (top + 1) // 16
     candidates = range(sixteenth, top, sixteenth)

@@ -85,7 +85,6 @@ class Builder:
         self.tensors.append(FloatTensor(channels=1, height=1, width=self.elements))
         self.shaped = False
         """Whether the input has got its height and width from a reader that needs them."""
-        self.input_affine: tuple[Array, Array] | None = None
         start = 0
         for name, shape in self.graph.inputs:
             size = math.prod(shape)
@@ -160,7 +159,10 @@ class Builder:
         scale, offset = self.affine_of(value, channels)
         products: tuple[Product, ...] = ()
         scaled: tuple[Scaled, ...] = ()
-        if isinstance(scale, float) and scale > 0:
+        # The unit of the input is public, and so are the factors of scaled terms: constants of the
+        # graph that such a factor would tell go into weights.
+        told = value.tensor == 0 and (np.any(scale != 1.0) or offset is not None)
+        if isinstance(scale, float) and scale > 0 and not told:
             scaled = (Scaled(source=value.tensor, first=0, factor=scale, views=value.views),)
         else:
             weights = np.broadcast_to(np.asarray(scale, np.float64), (channels,))
@@ -235,32 +237,6 @@ class Builder:
         self.tensors[0] = FloatTensor(channels=channels, height=height, width=width)
         self.shaped = True
 
-    def absorb(self, value: Stored) -> bool:
-        """Quantise the input after an affine map instead of before it, if nothing read it yet."""
-        read = [
-            term.source
-            for equation in [
-                *self.equations,
-                *(v.equation for v in self.values.values() if isinstance(v, Open)),
-            ]
-            for term in equation.terms
-        ]
-        shape = value.index.shape
-        if 0 in read or self.input_affine is not None or value.index.size != self.elements:
-            return False
-        scale, offset = np.empty(self.elements), np.empty(self.elements)
-        scale[value.index] = np.broadcast_to(value.scale, shape)
-        offset[value.index] = np.broadcast_to(value.offset, shape)
-        if not scale.all():
-            return False
-        self.input_affine = (scale, offset)
-        for name, other in self.values.items():
-            if isinstance(other, Stored) and other.tensor == 0:
-                ratio = other.scale / scale[other.index]
-                rest = other.offset - ratio * offset[other.index]
-                self.values[name] = replace(other, scale=same(ratio), offset=same(rest))
-        return True
-
     # -- the end
 
     def finish(self) -> Network:
@@ -282,12 +258,9 @@ class Builder:
         self.equations = [
             replace(equation, pool=_stretched(equation.pool, window)) for equation in self.equations
         ]
-        scale, offset = self.input_affine or (np.ones(self.elements), np.zeros(self.elements))
         return Network(
             tensors=tuple(self.tensors),
             equations=tuple(self.flat_weights(equation) for equation in self.equations),
-            input_scale=scale,
-            input_offset=offset,
             output_scale=output_scale,
         )
 

@@ -99,15 +99,12 @@ class FloatTensor:
 class Network:
     """Equations with real weights; tensor 0 is the input.
 
-    The model's input ``x``, flattened, becomes tensor 0 as ``x * input_scale + input_offset``, both
-    of shape ``(elements,)``. The model's output is ``output_scale`` times what the last equation
-    makes: its accumulators or, where it has a target, that tensor.
+    The model's output is ``output_scale`` times what the last equation makes: its accumulators or,
+    where it has a target, that tensor.
     """
 
     tensors: tuple[FloatTensor, ...]
     equations: tuple[Equation, ...]
-    input_scale: FloatArray
-    input_offset: FloatArray
     output_scale: float = 1.0
 
     def batches(self, inputs: Array) -> Iterator[list[tuple[Array, Array]]]:
@@ -127,10 +124,9 @@ class Network:
         return np.concatenate(rows) * self.output_scale
 
     def _run(self, inputs: FloatArray) -> list[tuple[Array, Array]]:
-        first = inputs * self.input_scale + self.input_offset
         size = (self.tensors[0].channels, self.tensors[0].height, self.tensors[0].width)
         before = [np.zeros((len(inputs), t.channels, t.height, t.width)) for t in self.tensors]
-        before[0] = first.reshape(-1, *size)
+        before[0] = inputs.reshape(-1, *size)
         after = list(before)
         for equation in self.equations:
             sums = equation.accumulate(after)

@@ -227,6 +227,8 @@ class _Quantiser:
             unit = unit.max(keepdims=True)
         step = target.before_scale / (1 << self.shift)
         multipliers = np.maximum(np.ceil(unit / step), 1)
+        if _one_weight_each(equation):
+            multipliers = _coarse(multipliers)
         if multipliers.max() > MAX_MULTIPLIER:
             return None
         rounded = self.rounded(replace(equation, bias=bias), multipliers * step)
@@ -254,8 +256,9 @@ class _Quantiser:
 
     def per_channel(self, equation: Equation) -> bool:
         """Whether an equation takes a multiplier a channel; a scaled term has one factor only."""
-        alone = equation.groups in (1, equation.channels)
-        return self.options.per_channel and alone and not equation.scaled
+        if not self.options.per_channel or equation.scaled or _one_weight_each(equation):
+            return False
+        return equation.groups in (1, equation.channels)
 
     def raw(self, equation: Equation) -> float:
         """Quantise the equation of raw outputs; return their unit."""
@@ -332,6 +335,17 @@ class _Quantiser:
         if bias is not None:
             bias = np.clip(np.rint(bias / unit), -MAX_CELL, MAX_CELL).astype(np.int64)
         return replace(equation, products=products, scaled=scaled, bias=bias)
+
+
+def _one_weight_each(equation: Equation) -> bool:
+    """Whether a channel has one weight, as in a normalisation; its multiplier would publish it."""
+    return any(product.weights[0].size == 1 for product in equation.products)
+
+
+def _coarse(multipliers: FloatArray) -> FloatArray:
+    """Round multipliers up to two significant bits; weights make up for it, and are hidden."""
+    mantissas, exponents = np.frexp(multipliers)
+    return np.asarray(np.ldexp(np.ceil(mantissas * 4) / 4, exponents))
 
 
 def _too_wide() -> ModelRejected:

@@ -82,8 +82,6 @@ def _without_offset(low: Builder, value: Stored, *, padded: bool) -> Stored:
     """Return a value whose padding is really 0: an offset inside would not hold outside."""
     if not padded or not np.any(value.offset):
         return value
-    if value.tensor == 0 and not value.views and low.absorb(value):
-        return replace(value, scale=1.0, offset=0.0)
     return low.store(low.opened(value))
 
 

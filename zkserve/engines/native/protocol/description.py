@@ -1,9 +1,10 @@
 """The description ``D`` of a native circuit: everything that decides what a verifier does.
 
-It holds nothing that depends on weights. Layout and meaning: ``docs/native-protocol.md``, sections
-4 and 5, whose symbols are named beside the fields. :func:`decode` is the only way from bytes to a
-description that may be trusted: it refuses whatever the document refuses. A description built in
-Python is trusted only after :func:`zkserve.engines.native.protocol.rules.check`.
+It holds no weights; function tables and zero points may follow ranges of sums. Layout and meaning:
+``docs/native-protocol.md``, sections 4 and 5, whose symbols are named beside the fields.
+:func:`decode` is the only way from bytes to a description that may be trusted: it refuses whatever
+the document refuses. A description built in Python is trusted only after
+:func:`zkserve.engines.native.protocol.rules.check`.
 
 Whoever interprets a description MUST hash the very bytes interpreted: ``digest(data)`` of the bytes
 given to :func:`decode`, which are the bytes that :meth:`Description.encode` gives back.
