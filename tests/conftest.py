@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from tests import databases, fakes
 from zkserve.node import Node
 from zkserve.store.queue import JobQueue
 from zkserve.store.tables import VersionRow
+
+# Started in a shell's background, a process ignores Ctrl-C and so do its children; tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
