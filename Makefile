@@ -55,7 +55,9 @@ bench: setup ## Benchmarks with raw results under benchmarks/results
 	done
 	$(BIN)/python -m benchmarks.native_scaling --out benchmarks/results/native_scaling.json
 	$(BIN)/python -m benchmarks.native_vs_ezkl --table
+	$(BIN)/python -m benchmarks.native_kernels --out benchmarks/results/native_kernels.json
 	$(BIN)/python -m benchmarks.native_scaling --table
+	$(BIN)/python -m benchmarks.native_kernels --table
 	$(BIN)/python -m benchmarks.vs_plain_ezkl --table
 	$(BIN)/python -m benchmarks.service_overhead --table
 

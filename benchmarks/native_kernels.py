@@ -1,9 +1,10 @@
-"""Sums of multiples in G1 of BN254, most of a native proof's work, beside other libraries.
+"""Sums in G1 and products in the field of BN254, most of a native proof's work, beside others'.
 
 Run from the repository's root: ``python -m benchmarks.native_kernels --out FILE``. ffjavascript is
 installed from npm into a temporary folder; gnark-crypto is measured if ``--gnark`` names the
 program that ``kernels/gnark.go`` says how to build. All get the same points and scalars, run in
-turn, and must give the same sums.
+turn, and must give the same results. Products and inverses are timed in ``kernels/field.cpp``,
+built here from the core's own headers.
 """
 
 from __future__ import annotations
@@ -24,24 +25,22 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import environment
+from benchmarks import environment, tables
 from zkserve.engines.native import core
 from zkserve.engines.native.protocol.curve import ORDER
 
 KERNELS = Path(__file__).resolve().parent / "kernels"
 FFJAVASCRIPT = "0.3.1"
 SIZES = (12, 14, 15, 16, 17)
+FIELD_STEPS = 1 << 22
+FIELD_FLAGS = {"_core": (), "_core_adx": ("-mbmi2", "-madx")}
+"""As in the core's CMakeLists.txt; AVX-512 multiplies eight coordinates at once in sums only."""
+CPP = Path(core.__file__).resolve().parent / "cpp"
 SCALARS = {
     "full": lambda: secrets.randbelow(ORDER),
     "8 bits": lambda: secrets.randbelow(256),
 }
-TITLES = {
-    "_core": "zkserve, any x86-64",
-    "_core_adx": "zkserve, BMI2 and ADX",
-    "_core_ifma": "zkserve, AVX-512 IFMA",
-    "gnark": "gnark-crypto",
-    "ffjavascript": "ffjavascript",
-}
+FIELD_OPERATIONS = ("chain", "side by side", "inverse")
 Contender = Callable[[int, str, int, int], dict[str, Any]]
 
 
@@ -110,6 +109,34 @@ def contenders(work: Work, folder: Path, gnark: Path | None) -> dict[str, Conten
     return found
 
 
+def measure_field(folder: Path, runs: int, gnark: Path | None) -> list[dict[str, Any]]:
+    """Time one product, alone and side by side, and one inverse; SystemExit if results differ."""
+    commands = {}
+    for variant, flags in FIELD_FLAGS.items():
+        if variant == "_core" or core.load("_core").supported_variant() != "_core":
+            program = folder / f"field{variant}"
+            sources = [str(KERNELS / "field.cpp"), str(CPP / "curve.cpp")]
+            options = ["-std=c++17", "-O3", "-fno-tree-slp-vectorize", "-pthread", f"-I{CPP}"]
+            subprocess.run(["g++", *options, *flags, *sources, "-o", str(program)], check=True)
+            commands[variant] = str(program)
+    if gnark:
+        commands["gnark"] = str(gnark.resolve())
+    ran: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
+    for _ in range(runs):
+        for name, command in commands.items():
+            done = subprocess.run([command, str(FIELD_STEPS)], check=True, capture_output=True)
+            ran[name].append(json.loads(done.stdout))
+    if len({run["result"] for times in ran.values() for run in times}) != 1:
+        raise SystemExit(f"The results differ: {ran}")
+    return [
+        {
+            "operation": operation,
+            "ns": {name: [run[operation] for run in ran[name]] for name in ran},
+        }
+        for operation in FIELD_OPERATIONS
+    ]
+
+
 def measure(sizes: list[int], threads: list[int], runs: int, gnark: Path | None) -> dict[str, Any]:
     """Measure every contender on every size; SystemExit if two sums differ."""
     sums = []
@@ -117,6 +144,7 @@ def measure(sizes: list[int], threads: list[int], runs: int, gnark: Path | None)
         folder = Path(scratch)
         work = Work(folder, 2 ** max(sizes))
         running = contenders(work, folder, gnark)
+        field = measure_field(folder, runs, gnark)
         for size in sizes:
             for kind in SCALARS:
                 for count in threads:
@@ -133,21 +161,9 @@ def measure(sizes: list[int], threads: list[int], runs: int, gnark: Path | None)
         "benchmark": "native_kernels",
         **environment.describe(),
         "versions": {"ffjavascript": FFJAVASCRIPT, "gnark-crypto": "commit e07d4d57dbc4"},
+        "field": field,
         "sums": sums,
     }
-
-
-def table(result: dict[str, Any]) -> str:
-    """Return medians as Markdown, milliseconds a sum."""
-    names = [name for name in TITLES if name in result["sums"][0]["ms"]]
-    lines = [
-        "| points | scalars | threads | " + " | ".join(TITLES[name] for name in names) + " |",
-        "| ---: | --- | ---: |" + " ---: |" * len(names),
-    ]
-    for row in result["sums"]:
-        cells = " | ".join(f"{median(row['ms'][name]):.1f}" for name in names)
-        lines.append(f"| 2^{row['log2_points']} | {row['scalars']} | {row['threads']} | {cells} |")
-    return "\n".join(lines)
 
 
 def main() -> None:
@@ -158,11 +174,15 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=7, help="sums of each; medians count")
     parser.add_argument("--gnark", type=Path, help="the program built from kernels/gnark.go")
     parser.add_argument("--out", type=Path, help="write raw results to this file")
+    parser.add_argument("--table", action="store_true", help="only rewrite the README's table")
     arguments = parser.parse_args()
+    if arguments.table:
+        tables.rewrite("native_kernels")
+        return
     result = measure(arguments.size, arguments.threads, arguments.runs, arguments.gnark)
     if arguments.out:
         arguments.out.write_text(json.dumps(result, indent=2) + "\n")
-    print(table(result))
+    print(tables.native_kernels(result))
 
 
 if __name__ == "__main__":

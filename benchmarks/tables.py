@@ -13,6 +13,18 @@ RESULTS = HERE / "results"
 README = HERE / "README.md"
 WAYS = {"zkserve": "zkserve", "plain_ezkl": "plain ezkl"}
 NATIVE_WAYS = {"native": "native", "ezkl": "ezkl"}
+LIBRARIES = {
+    "_core": "zkserve, any x86-64",
+    "_core_adx": "zkserve, BMI2 and ADX",
+    "_core_ifma": "zkserve, AVX-512 IFMA",
+    "gnark": "gnark-crypto",
+    "ffjavascript": "ffjavascript",
+}
+FIELD_OPERATIONS = {
+    "chain": "product, each of the one before",
+    "side by side": "product, eight side by side",
+    "inverse": "inverse",
+}
 
 
 def vs_plain_ezkl(result: dict[str, Any]) -> str:
@@ -152,11 +164,37 @@ def native_scaling(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", _measured_on(result)])
 
 
+def native_kernels(result: dict[str, Any]) -> str:
+    """Return operations of the field in nanoseconds and sums in milliseconds, as Markdown."""
+    names = list(result["field"][0]["ns"])
+    lines = [
+        "| in the field of scalars, ns | " + " | ".join(LIBRARIES[name] for name in names) + " |",
+        "| --- |" + " ---: |" * len(names),
+    ]
+    for row in result["field"]:
+        cells = " | ".join(f"{median(row['ns'][name]):,.1f}" for name in names)
+        lines.append(f"| {FIELD_OPERATIONS[row['operation']]} | {cells} |")
+    names = list(result["sums"][0]["ms"])
+    lines += [
+        "",
+        "| sums, ms | scalars | threads | " + " | ".join(LIBRARIES[n] for n in names) + " | load |",
+        "| ---: | --- | ---: |" + " ---: |" * (len(names) + 1),
+    ]
+    for row in result["sums"]:
+        cells = " | ".join(f"{median(row['ms'][name]):.1f}" for name in names)
+        lines.append(
+            f"| 2^{row['log2_points']} | {row['scalars']} | {row['threads']} | {cells} "
+            f"| {row['load_before']} |"
+        )
+    return "\n".join([*lines, "", _measured_on(result)])
+
+
 TABLES = {
     "vs_plain_ezkl": vs_plain_ezkl,
     "service_overhead": service_overhead,
     "native_vs_ezkl": native_vs_ezkl,
     "native_scaling": native_scaling,
+    "native_kernels": native_kernels,
 }
 
 
