@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -184,6 +189,36 @@ def test_a_ceremonys_powers_are_taken_over(tmp_path: Path, sections: dict[int, b
     assert out.read_bytes() == srs_file(tmp_path / "expected.srs", powers(5)).read_bytes()
     module.srs_check(str(out), 0)
     assert not module.Srs(str(out), 0).development
+
+
+def imported(source: Path, out: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "zkserve", "srs", "import", source, out, "--log-size", "9"]
+    return subprocess.run([*command, "--json"], check=False, capture_output=True, text=True)
+
+
+def test_the_command_line_takes_powers_over_and_pins_them(tmp_path: Path) -> None:
+    source, out = tmp_path / "c.ptau", tmp_path / "new" / "out.srs"
+    write_ptau(source, ptau_sections(10, powers(2**11 - 1), powers(2**10)))
+    done = imported(source, out)
+    assert (done.returncode, done.stderr) == (0, "")
+    said, srs = json.loads(done.stdout), core.load().Srs(str(out), 0)
+    assert said == {
+        "path": str(out),
+        "sha256": hashlib.sha256(out.read_bytes()).hexdigest(),
+        "srs_digest": "0x" + srs.digest.hex(),
+    }
+    assert (srs.development, srs.point(2)) == (False, g1(SECRET**2))
+
+
+def test_the_command_line_leaves_nothing_of_powers_that_are_wrong(tmp_path: Path) -> None:
+    wrong = powers(2**11 - 1)
+    wrong[5] += 1
+    source = write_ptau(tmp_path / "c.ptau", ptau_sections(10, wrong, powers(2**10)))
+    for given, code in ((source, "invalid-input"), (tmp_path / "none.ptau", "not-found")):
+        done = imported(given, tmp_path / "out.srs")
+        assert (done.returncode != 0, done.stderr) == (True, "")
+        assert json.loads(done.stdout)["error"]["code"] == code
+    assert os.listdir(tmp_path) == ["c.ptau"]
 
 
 def _without(kind: int) -> Callable[[dict[int, bytes]], dict[int, bytes]]:
