@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import struct
 import subprocess
 import sys
@@ -218,7 +217,7 @@ def test_the_command_line_leaves_nothing_of_powers_that_are_wrong(tmp_path: Path
         done = imported(given, tmp_path / "out.srs")
         assert (done.returncode != 0, done.stderr) == (True, "")
         assert json.loads(done.stdout)["error"]["code"] == code
-    assert os.listdir(tmp_path) == ["c.ptau"]
+    assert [path.name for path in tmp_path.iterdir()] == ["c.ptau"]
 
 
 def _without(kind: int) -> Callable[[dict[int, bytes]], dict[int, bytes]]:
