@@ -19,7 +19,7 @@ from zkserve.worker import Worker
 
 pytestmark = pytest.mark.chain
 
-_PATIENCE_S = 60.0
+_PATIENCE_S = 300.0
 _WINDOW_S = 3600
 
 

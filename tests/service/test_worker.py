@@ -22,7 +22,7 @@ from zkserve.store.queue import JobQueue
 from zkserve.store.tables import JobEventRow, JobRow, VersionRow
 from zkserve.types import JobState
 
-_PATIENCE_S = 90.0
+_PATIENCE_S = 300.0
 _SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 Start = Callable[..., "subprocess.Popen[bytes]"]
 Accept = Callable[..., JobRow]
