@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from zkserve.engines.base import Bundle, Engine, FloatArray, Limits
 from zkserve.engines.child import run_child
+from zkserve.engines.sandbox import Reach
 from zkserve.errors import InvalidInput
 from zkserve.types import Agreement, CircuitManifest
 
@@ -48,9 +49,10 @@ def measure_agreement(
         run_child(
             "zkserve.engines.onnx_model:float_outputs",
             limits=FLOAT_LIMITS,
+            reach=Reach(readable=(model_onnx.resolve(),), writable=(Path(folder).resolve(),)),
             model=str(model_onnx.resolve()),
-            samples=str(samples),
-            outputs=str(outputs),
+            samples=str(samples.resolve()),
+            outputs=str(outputs.resolve()),
         )
         floats = np.load(outputs, allow_pickle=False).astype(np.float64)
     circuit = _circuit_outputs(engine, bundle, held_out)

@@ -4,7 +4,8 @@ A child is spawned, never forked; it has its own session, its own private folder
 directory, ``HOME``, ``TMPDIR`` and ezkl's cache) and a bare environment without our secrets. It
 dies with its parent. The parent polls resident memory, time and cancellation about twenty times a
 second and kills the whole process group when a bound is passed. Nothing the child prints is shown:
-it may hold inputs.
+it may hold inputs. No child has a network. One that is given a :class:`Reach` is confined to it,
+see :mod:`zkserve.engines.sandbox`: that is how all that parses an untrusted model starts.
 
 Protocol: one JSON line a call on the child's standard input, ``{"target", "arguments"}``, where the
 target is ``"module:function"``; JSON lines come back on a pipe of their own: any number of
@@ -14,15 +15,16 @@ target is ``"module:function"``; JSON lines come back on a pipe of their own: an
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import importlib
 import json
+import math
 import os
 import resource
 import select
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -38,13 +40,18 @@ import psutil
 
 import zkserve
 from zkserve import errors
+from zkserve.engines import sandbox
 from zkserve.engines.base import Cancelled, Limits, Progress
+from zkserve.engines.sandbox import Reach
 
 POLL_S = 0.05
 ADDRESS_SPACE_SLACK_BYTES = 4 << 30
 FOLDER_PREFIX = "zkserve-child-"
 ABANDONED_AFTER_S = 60.0
-_PR_SET_PDEATHSIG = 1
+MAX_REPLY_BYTES = 256 << 20
+MAX_TEXT = 2000
+_SIGNALLED = 128
+_LONGEST_S = 1e8
 _KEPT_ENVIRONMENT = (
     *("PATH", "LANG", "LC_ALL", "TZ"),
     *("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "ZKSERVE_PROVER_THREADS"),
@@ -83,20 +90,24 @@ class Child:
     Args:
         limits: Bounds of every call; the address space is bounded at twice the memory and 4 GiB.
         niceness: Added to the scheduling niceness; larger yields to others.
+        reach: Files and folders that the child is confined to; None: it is trusted with files.
+
+    Raises:
+        Unavailable: bubblewrap is required for a confined child, and does not work here.
 
     """
 
-    def __init__(self, *, limits: Limits, niceness: int = 0) -> None:
+    def __init__(self, *, limits: Limits, niceness: int = 0, reach: Reach | None = None) -> None:
         self.limits = limits
+        self._wrapped = reach is not None and _wrapped()
+        self._writable = reach.writable if reach else ()
         sweep_abandoned()
         self.folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
         lock = os.open(self.folder, os.O_RDONLY)
         fcntl.flock(lock, fcntl.LOCK_EX)
         self._replies, reply_end = os.pipe()
         self._output = (self.folder / "output").open("ab")
-        address_space_bytes = 2 * limits.memory_bytes + ADDRESS_SPACE_SLACK_BYTES
-        command = [sys.executable, "-m", "zkserve.engines.child"]
-        command += [str(n) for n in (os.getpid(), reply_end, address_space_bytes, niceness)]
+        command = _command(self.folder, reach, self._wrapped, reply_end, limits, niceness)
         try:
             self._process: subprocess.Popen[bytes] = _spawner.submit(
                 subprocess.Popen,
@@ -167,6 +178,8 @@ class Child:
             raise
         if "error" in reply:
             raise _error(**reply["error"])
+        for folder in self._writable:
+            _require_plain(folder)
         return Answer(**reply, wall_s=time.monotonic() - started)
 
     def _exchange(
@@ -190,7 +203,7 @@ class Child:
                     f"The child process worked longer than {self.limits.time_s:g} s.",
                     remedy="Allow more time, or use a smaller circuit.",
                 )
-            rss_bytes = _rss_bytes(self.pid)
+            rss_bytes = _tree_rss_bytes(self.pid) if self._wrapped else _rss_bytes(self.pid)
             if rss_bytes > self.limits.memory_bytes:
                 raise errors.ChildKilled(
                     f"The child process used {rss_bytes >> 20} MiB of memory, more than its limit "
@@ -207,18 +220,28 @@ class Child:
         if not data:
             raise self._died()
         *lines, self._buffer = (self._buffer + data).split(b"\n")
+        if len(self._buffer) > MAX_REPLY_BYTES:
+            raise errors.EngineFailed("The child process answered more than it may.")
         for line in lines:
-            yield json.loads(line)
+            yield _parse(line)
 
     def _died(self) -> errors.ChildKilled:
         # Waiting gives the group's id free for reuse, so the group is killed first.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         status = self._process.wait()
-        reason = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+        if self._wrapped and status > _SIGNALLED:  # as bubblewrap, like a shell, tells of signals
+            status = _SIGNALLED - status
+        reason = f"exit status {status}"
+        if -status in set(signal.Signals):
+            reason = signal.Signals(-status).name
         output = (self.folder / "output").read_bytes()[-4096:]
         if b"memory allocation of" in output or b"MemoryError" in output:
             reason += ", out of memory"
+        elif status == -signal.SIGXCPU:
+            reason += ", more CPU time than its limit"
+        elif output.startswith(b"bwrap: "):
+            reason += ", its sandbox could not be made"
         return errors.ChildKilled(f"The child process died without an answer ({reason}).")
 
 
@@ -227,12 +250,13 @@ def run_child(
     *,
     limits: Limits,
     niceness: int = 0,
+    reach: Reach | None = None,
     progress: Progress = no_progress,
     cancelled: Cancelled = never_cancelled,
     **arguments: Any,
 ) -> Answer:
     """Run ``module:function`` in a child of its own; see :meth:`Child.call` for the errors."""
-    child = Child(limits=limits, niceness=niceness)
+    child = Child(limits=limits, niceness=niceness, reach=reach)
     try:
         return child.call(target, progress=progress, cancelled=cancelled, **arguments)
     finally:
@@ -256,6 +280,39 @@ def sweep_abandoned() -> None:
 def report(phrase: str) -> None:
     """Tell the parent how far the work is; called in the child only."""
     _reply({"progress": phrase})
+
+
+def _wrapped() -> bool:
+    walls = sandbox.walls()
+    if sandbox.required() and not walls.bubblewrap:
+        raise errors.Unavailable(
+            f"Untrusted models are to be read under bubblewrap only; this machine has {walls}.",
+            remedy="Install bubblewrap and allow user namespaces, or unset ZKSERVE_SANDBOX.",
+        )
+    return walls.bubblewrap
+
+
+def _command(
+    folder: Path,
+    reach: Reach | None,
+    wrapped: bool,
+    reply_fd: int,
+    limits: Limits,
+    niceness: int,
+) -> list[str]:
+    landlocked = reach is not None and not wrapped and sandbox.walls().landlock
+    start = sandbox.Start(
+        parent_pid=None if wrapped else os.getpid(),
+        reply_fd=reply_fd,
+        address_space_bytes=2 * limits.memory_bytes + ADDRESS_SPACE_SLACK_BYTES,
+        file_bytes=limits.memory_bytes,
+        cpu_s=math.ceil(min(limits.time_s, _LONGEST_S) * (os.cpu_count() or 1)) + 1,
+        niceness=niceness,
+        confined=reach is not None,
+        landlock=sandbox.landlock_paths(folder, reach) if reach and landlocked else None,
+    )
+    command = sandbox.program(start)
+    return [*sandbox.bubblewrap(folder, reach), *command] if reach and wrapped else command
 
 
 def _environment(folder: Path) -> dict[str, str]:
@@ -298,7 +355,55 @@ def _rss_bytes(pid: int) -> int:
     return 0
 
 
+def _tree_rss_bytes(pid: int) -> int:
+    """Return what a process and all it started hold; bubblewrap stands between us and the child."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        started = psutil.Process(pid).children(recursive=True)
+        return _rss_bytes(pid) + sum(_rss_bytes(process.pid) for process in started)
+    return 0
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    """Read a reply: the child may have been taken over by what it read."""
+    try:
+        reply = json.loads(line)
+        match reply:
+            case {"progress": str(phrase), **rest} if not rest:
+                return {"progress": _printable(phrase)}
+            case {"error": {"kind": str(), "message": str(), "remedy": str() | None, **rest}} if (
+                not rest and len(reply) == 1
+            ):
+                return {"error": reply["error"]}
+            case {"value": _, "peak_rss_bytes": int(), "cpu_s": int() | float(), **rest} if (
+                not rest
+            ):
+                return dict(reply)
+    except (ValueError, RecursionError):
+        pass
+    raise errors.EngineFailed("The child process answered what is no answer.")
+
+
+def _printable(text: str) -> str:
+    """Return text that may hold names out of a model, harmless to a terminal and short."""
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:MAX_TEXT])
+    return shown if len(text) <= MAX_TEXT else shown + "..."
+
+
+def _require_plain(folder: Path) -> None:
+    """Refuse links and the like where the child may write: we would follow them.
+
+    Raises:
+        EngineFailed: there is one.
+
+    """
+    for path in folder.rglob("*"):
+        mode = path.lstat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise errors.EngineFailed("The child process left something other than plain files.")
+
+
 def _error(kind: str, message: str, remedy: str | None) -> errors.ZkserveError:
+    message, remedy = _printable(message), remedy and _printable(remedy)
     known = getattr(errors, kind, None)
     if isinstance(known, type) and issubclass(known, errors.ZkserveError):
         return known(message, remedy=remedy)
@@ -349,25 +454,21 @@ def _serve(line: str) -> None:
     _reply(answer)
 
 
-def main(parent_pid: int, reply_fd: int, address_space_bytes: int, niceness: int) -> None:
-    """Serve calls until the parent closes the pipe or dies."""
+def main(reply_fd: int, cpu_s: int) -> None:
+    """Serve calls until the parent closes the pipe; :mod:`sandbox` has restricted this process."""
     global _reply_fd
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent_pid:
-        os._exit(1)
     os.set_inheritable(reply_fd, False)
     _reply_fd = reply_fd
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    if hard != resource.RLIM_INFINITY:
-        address_space_bytes = min(address_space_bytes, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (address_space_bytes, address_space_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    os.nice(niceness)
     for line in sys.stdin:
+        _bound_cpu(cpu_s)
         _serve(line)
 
 
-if __name__ == "__main__":
-    # As a module by its own name, so that steps that import it share its state.
-    importlib.import_module("zkserve.engines.child").main(*map(int, sys.argv[1:]))
-    os._exit(0)  # ezkl's threads abort the interpreter's own shutdown.
+def _bound_cpu(cpu_s: int) -> None:
+    """Let the kernel end what goes on after the parent that watches it is gone, or hangs."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    bound = math.ceil(used.ru_utime + used.ru_stime) + cpu_s
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    if hard != resource.RLIM_INFINITY:
+        bound = min(bound, hard)
+    resource.setrlimit(resource.RLIMIT_CPU, (bound, hard))

@@ -33,18 +33,23 @@ from zkserve.engines.base import (
 )
 from zkserve.engines.child import Answer, Child, never_cancelled, no_progress, run_child
 from zkserve.engines.ezkl.claims import (
+    POINT_BYTES,
     check_length,
+    check_weights,
     decode_opening,
+    fixed_weights,
     from_instances,
+    hashed_weights,
     input_size,
     parameter,
+    polycommit_weights,
     salt_shape,
     to_instances,
-    weights_of,
 )
 from zkserve.engines.ezkl.inputs import NO_SALT, Opening, SaltShape, pack, quantise, unpack
 from zkserve.engines.ezkl.options import Options
 from zkserve.engines.ezkl.settings import Settings
+from zkserve.engines.sandbox import Reach
 from zkserve.engines.srs import load_srs, mark_development
 from zkserve.errors import (
     BundleMismatch,
@@ -92,7 +97,12 @@ class EzklEngine:
     def unsupported(self, model: Path, *, limits: Limits = _DEFAULT_LIMITS) -> tuple[str, ...]:
         """Return what the checks before compiling say; see :meth:`Engine.unsupported`."""
         try:
-            run_child(STEPS + "check_model", limits=limits, model=str(model.resolve()))
+            run_child(
+                STEPS + "check_model",
+                limits=limits,
+                reach=Reach(readable=(model.resolve(),)),
+                model=str(model.resolve()),
+            )
         except ModelRejected as exc:
             return (exc.message,)
         return ()
@@ -127,20 +137,22 @@ class EzklEngine:
             STEPS + "compile_model",
             limits=limits,
             niceness=HEAVY_NICENESS,
+            reach=Reach(writable=(out.resolve(),)),
             progress=progress,
             cancelled=cancelled,
             model=str((out / FILES["model"]).resolve()),
             calibration=str((out / SAMPLES).resolve()),
             out=str(out.resolve()),
-            run_args=options.run_args(plan.input_mode),
+            run_args=options.run_args(plan.input_mode, plan.weights_mode),
             salt_count=salt.count,
             lookup_margin=options.lookup_margin,
             max_logrows=options.max_logrows,
         ).value
         (out / SAMPLES).unlink()
         settings = Settings.read(out / FILES["settings"])
-        if (settings.input_mode, settings.input_scale) != (plan.input_mode, options.scale):
-            raise EngineFailed("ezkl compiled with another input mode or scale than was asked.")
+        found = (settings.input_mode, settings.weights_mode, settings.input_scale)
+        if found != (plan.input_mode, plan.weights_mode, options.scale):
+            raise EngineFailed("ezkl compiled with other modes or another scale than was asked.")
         # One calibration sample stays in the folder: setup proves it to try the keys out.
         probe = Opening(
             values=quantise(
@@ -184,6 +196,7 @@ class EzklEngine:
             STEPS + "make_keys",
             limits=limits,
             niceness=HEAVY_NICENESS,
+            reach=Reach(readable=(srs.path.resolve(),), writable=(compiled.resolve(),)),
             progress=progress,
             cancelled=cancelled,
             folder=str(compiled.resolve()),
@@ -206,12 +219,21 @@ class EzklEngine:
             files, opening.elements, None, limits=limits, progress=progress, cancelled=cancelled
         )
         output = TensorSpec(name=plan["output"]["name"], shape=tuple(plan["output"]["shape"]))
-        weights = weights_of(
-            trial.value["instances"],
-            input_mode=settings.input_mode,
-            inputs=len(opening.values),
-            outputs=output.size,
-        )
+        pins = {name: sha256_file(path) for name, path in sorted(files.items())}
+        points = 0
+        if settings.weights_mode is WeightsMode.HASHED:
+            weights = hashed_weights(
+                trial.value["instances"],
+                input_mode=settings.input_mode,
+                inputs=len(opening.values),
+                outputs=output.size,
+            )
+        elif settings.weights_mode is WeightsMode.FIXED:
+            weights = fixed_weights(pins["verifying_key"])
+        else:
+            proof = bytes.fromhex(trial.value["proof"])
+            points = self._weights_points(files, opening.elements, proof, limits)
+            weights = polycommit_weights(proof, points)
         for name in files.keys() - PUBLIC - {"srs"}:
             files[name].chmod(0o600)
         manifest = CircuitManifest(
@@ -219,12 +241,12 @@ class EzklEngine:
             engine=self.name,
             engine_version=self.version,
             input_mode=settings.input_mode,
-            weights_mode=WeightsMode.HASHED,
+            weights_mode=settings.weights_mode,
             weights=weights,
             inputs=inputs,
             output=output,
             output_scale=settings.output_scale,
-            pins={name: sha256_file(path) for name, path in sorted(files.items())},
+            pins=pins,
             public=PUBLIC,
             development_srs=srs.development,
             rows=settings.rows,
@@ -233,6 +255,7 @@ class EzklEngine:
                 "salt_count": count,
                 "salt_bits": bits,
                 "proof_bytes": len(trial.value["proof"]) // 2,
+                **({"weights_points": points} if points else {}),
             },
             facts={
                 "logrows": settings.logrows,
@@ -246,9 +269,38 @@ class EzklEngine:
         )
         return Bundle(manifest=identified(manifest), files=files)
 
+    def _weights_points(
+        self, files: Mapping[str, Path], elements: list[int], proof: bytes, limits: Limits
+    ) -> int:
+        """Return how many points at the start of a proof commit to the weights: checked, not told.
+
+        Raises:
+            EngineFailed: the proof does not begin with them.
+
+        """
+        paths: dict[str, Any] = {
+            name: str(files[name].resolve()) for name in ("compiled", "verifying_key", "srs")
+        }
+        expected: list[int] = run_child(
+            STEPS + "weights_commitments",
+            limits=limits,
+            reach=_reading(files),
+            elements=elements,
+            **paths,
+        ).value
+        starts = range(0, len(expected) * POINT_BYTES, POINT_BYTES)
+        found = [int.from_bytes(proof[start : start + 32], "big") for start in starts]
+        if not expected or found != expected:
+            raise EngineFailed(
+                "ezkl's proofs do not begin with the commitment to the weights.",
+                remedy='Use weights mode "hashed" or "fixed".',
+            )
+        return len(expected)
+
     def reproducible(self, manifest: CircuitManifest) -> Mapping[str, str]:
-        """Return the hash of the weights; see :meth:`Engine.reproducible`."""
-        return {"weights": manifest.weights}
+        """Return the hash of the weights in ``hashed``; see :meth:`Engine.reproducible`."""
+        hashed = manifest.weights_mode is WeightsMode.HASHED
+        return {"weights": manifest.weights} if hashed else {}
 
     def predict(
         self, bundle: Bundle, inputs: FloatArray, *, salt: bytes | None = None
@@ -311,6 +363,7 @@ class EzklEngine:
         )
         data = bytes.fromhex(answer.value["proof"])
         check_length(bundle.manifest, data)
+        check_weights(bundle.manifest, data)
         return Proof(
             data=data,
             prove_s=answer.wall_s,
@@ -325,16 +378,19 @@ class EzklEngine:
         files = self._pinned(bundle, "settings", "verifying_key", "verifier_srs")
         settings = Settings.read(files["settings"])
         manifest = bundle.manifest
-        if (settings.input_mode, settings.output_scale) != (
+        if (settings.input_mode, settings.weights_mode, settings.output_scale) != (
             manifest.input_mode,
+            manifest.weights_mode,
             manifest.output_scale,
         ):
-            raise BundleMismatch("The manifest's input mode or output scale is not the circuit's.")
+            raise BundleMismatch("The manifest's modes or output scale are not the circuit's.")
         instances = to_instances(manifest, claim)
         check_length(manifest, proof)
+        check_weights(manifest, proof)
         run_child(
             STEPS + "verify",
             limits=limits,
+            reach=_reading(files),
             settings=str(files["settings"].resolve()),
             verifying_key=str(files["verifying_key"].resolve()),
             verifier_srs=str(files["verifier_srs"].resolve()),
@@ -395,6 +451,7 @@ class EzklEngine:
         source: str = run_child(
             STEPS + "export_verifier",
             limits=limits,
+            reach=_reading(files),
             settings=str(files["settings"].resolve()),
             verifying_key=str(files["verifying_key"].resolve()),
             srs=str(files["verifier_srs"].resolve()),
@@ -432,15 +489,17 @@ class EzklEngine:
         cancelled: Cancelled,
     ) -> Answer:
         names = ("settings", "compiled", "proving_key", "verifying_key", "srs", "verifier_srs")
+        paths: dict[str, Any] = {name: str(files[name].resolve()) for name in names}
         return run_child(
             STEPS + "prove",
             limits=limits,
             niceness=HEAVY_NICENESS,
+            reach=_reading(files),
             progress=progress,
             cancelled=cancelled,
             elements=elements,
             instances=instances,
-            **{name: str(files[name].resolve()) for name in names},
+            **paths,
         )
 
     def _pinned(self, bundle: Bundle, *names: str) -> dict[str, Path]:
@@ -466,3 +525,7 @@ class EzklEngine:
                 )
             files[name] = path
         return files
+
+
+def _reading(files: Mapping[str, Path]) -> Reach:
+    return Reach(readable=tuple(path.resolve() for path in files.values()))

@@ -38,6 +38,7 @@ from zkserve.engines.native.folder import MODEL, PLAN, SAMPLES, seal
 from zkserve.engines.native.inputs import Opening, blind_of, pack, tile_cells, unpack
 from zkserve.engines.native.options import Options
 from zkserve.engines.native.protocol.transcript import hidden_input_digest
+from zkserve.engines.sandbox import Reach
 from zkserve.engines.srs import load_srs, mark_development
 from zkserve.engines.warm import WarmChildren
 from zkserve.errors import BundleMismatch, InvalidInput, NotFound, ProofInvalid, RecipeInvalid
@@ -70,7 +71,12 @@ class NativeEngine:
         """Return what keeps a model from this engine; see :meth:`Engine.unsupported`."""
         if not core.available():
             return ("The native engine's compiled core is not installed here.",)
-        answer = run_child(BUILDING + "unsupported", limits=limits, model=str(model.resolve()))
+        answer = run_child(
+            BUILDING + "unsupported",
+            limits=limits,
+            reach=Reach(readable=(model.resolve(),)),
+            model=str(model.resolve()),
+        )
         return tuple(answer.value)
 
     def compile(
@@ -100,6 +106,7 @@ class NativeEngine:
             BUILDING + "compile_model",
             limits=limits,
             niceness=HEAVY_NICENESS,
+            reach=Reach(writable=(out.resolve(),)),
             progress=progress,
             cancelled=cancelled,
             model=str((out / MODEL).resolve()),
@@ -146,6 +153,7 @@ class NativeEngine:
             BUILDING + "set_up",
             limits=limits,
             niceness=HEAVY_NICENESS,
+            reach=Reach(readable=(srs.path.resolve(),), writable=(compiled.resolve(),)),
             progress=progress,
             cancelled=cancelled,
             folder=str(compiled.resolve()),
