@@ -30,6 +30,17 @@ class WeightsMode(StrEnum):
     COMMITTED = "committed"
     """Bound by a commitment with fresh randomness, whose digest the claim carries; hidden, however
     many proofs are made under it. It confirms no guess; answers to known inputs still may."""
+    FIXED = "fixed"
+    """Bound as constants of the verifying key, whose digest the claim carries. **Not hidden for
+    long**: each proof reveals evaluations of polynomials made of the weights (LeakBudget)."""
+    POLYCOMMIT = "polycommit"
+    """Bound by a polynomial commitment that each proof begins with, and whose digest the claim
+    carries. **Not hidden for long**: as FIXED, with fewer evaluations a proof (LeakBudget)."""
+
+    @property
+    def leaks(self) -> bool:
+        """Whether each proof reveals something of the weights, so that proofs must be counted."""
+        return self in {WeightsMode.FIXED, WeightsMode.POLYCOMMIT}
 
 
 class JobState(StrEnum):

@@ -66,10 +66,18 @@ def publish(
 ) -> Publish:
     """Compile and set up a tiny model: ``publish(input_mode, seed=0, outputs=2)``."""
 
-    def publish(input_mode: InputMode, seed: int = 0, outputs: int = 2) -> tuple[Bundle, Path]:
+    def publish(
+        input_mode: InputMode,
+        seed: int = 0,
+        outputs: int = 2,
+        hidden: int = 2,
+        weights_mode: WeightsMode = WeightsMode.HASHED,
+    ) -> tuple[Bundle, Path]:
         folder = tmp_path_factory.mktemp(f"{input_mode}-{seed}")
-        model = tiny_onnx(folder / "tiny.onnx", inputs=INPUTS, hidden=2, outputs=outputs, seed=seed)
-        plan = CircuitPlan(input_mode=input_mode, weights_mode=WeightsMode.HASHED, options=OPTIONS)
+        model = tiny_onnx(
+            folder / "tiny.onnx", inputs=INPUTS, hidden=hidden, outputs=outputs, seed=seed
+        )
+        plan = CircuitPlan(input_mode=input_mode, weights_mode=weights_mode, options=OPTIONS)
         ezkl_engine.compile(model, plan, samples, folder / "circuit", limits=LIMITS)
         bundle = ezkl_engine.setup(folder / "circuit", development_srs, limits=LIMITS)
         return bundle, model

@@ -241,8 +241,16 @@ def plan(**options: object) -> CircuitPlan:
 def test_options_have_defaults_and_are_taken():
     assert Options.of(plan()) == Options()
     assert Options.of(plan(scale=6, decomp_base=128, decomp_legs=4)).decomp_base == 128
-    assert Options().run_args(InputMode.PUBLIC)["input_visibility"] == "public"
-    assert Options().run_args(InputMode.COMMITTED)["input_visibility"] == "hashed"
+    for mode, visibility in ((InputMode.PUBLIC, "public"), (InputMode.COMMITTED, "hashed")):
+        made = Options().run_args(mode, WeightsMode.HASHED)
+        assert made["input_visibility"] == visibility
+
+
+@pytest.mark.parametrize("mode", ["hashed", "fixed", "polycommit"])
+def test_weights_are_bound_as_the_plan_says(mode: str):
+    weights_mode = WeightsMode(mode)
+    Options.of(CircuitPlan(input_mode=InputMode.PUBLIC, weights_mode=weights_mode))
+    assert Options().run_args(InputMode.PUBLIC, weights_mode)["param_visibility"] == mode
 
 
 @pytest.mark.parametrize(
@@ -253,8 +261,8 @@ def test_unknown_and_absurd_options_are_refused(options: dict):
         Options.of(plan(**options))
 
 
-@pytest.mark.parametrize("mode", ["private", "fixed", "polycommit", "whatever"])
-def test_weights_modes_that_leak_or_bind_nothing_are_refused(mode: str):
+@pytest.mark.parametrize("mode", ["private", "committed", "whatever"])
+def test_weights_modes_that_bind_nothing_here_are_refused(mode: str):
     asked = CircuitPlan(input_mode=InputMode.PUBLIC, weights_mode=mode)  # type: ignore[arg-type]
     with pytest.raises(RecipeInvalid, match="refused"):
         Options.of(asked)

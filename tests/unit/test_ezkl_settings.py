@@ -13,7 +13,7 @@ from zkserve.engines import engine
 from zkserve.engines.ezkl.settings import Settings
 from zkserve.engines.srs import load_srs, mark_development
 from zkserve.errors import BundleMismatch, DevelopmentSrsRefused, InputOutOfRange, NotFound
-from zkserve.types import InputMode, Scale
+from zkserve.types import InputMode, Scale, WeightsMode
 
 HASHED = {"Hashed": {"hash_is_public": True, "outlets": []}}
 SOUND = {
@@ -46,6 +46,7 @@ def test_sound_settings_are_read(tmp_path: Path):
     settings = Settings.read(written(tmp_path, SOUND))
     assert settings == Settings(
         input_mode=InputMode.COMMITTED,
+        weights_mode=WeightsMode.HASHED,
         input_scale=8,
         output_scale=Scale(multiplier=1, shift=16),
         logrows=12,
@@ -56,13 +57,27 @@ def test_sound_settings_are_read(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+    ("visibility", "mode"),
+    [
+        (HASHED, WeightsMode.HASHED),
+        ("Fixed", WeightsMode.FIXED),
+        ("KZGCommit", WeightsMode.POLYCOMMIT),
+    ],
+)
+def test_settings_say_how_weights_are_bound(tmp_path: Path, visibility: object, mode: WeightsMode):
+    settings = copy.deepcopy(SOUND)
+    settings["run_args"]["param_visibility"] = visibility
+    assert Settings.read(written(tmp_path, settings)).weights_mode is mode
+
+
+@pytest.mark.parametrize(
     ("path", "value"),
     [
         (("check_mode",), "UNSAFE"),
         (("run_args", "check_mode"), "UNSAFE"),
         (("run_args", "ignore_range_check_inputs_outputs"), True),
         (("run_args", "param_visibility"), "Private"),
-        (("run_args", "param_visibility"), "Fixed"),
+        (("run_args", "param_visibility"), "Public"),
         (("run_args", "param_visibility"), {"Hashed": {"hash_is_public": False}}),
         (("run_args", "input_visibility"), "Private"),
         (("run_args", "output_visibility"), "Private"),

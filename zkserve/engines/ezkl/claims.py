@@ -1,17 +1,27 @@
 """Claims of the ezkl engine: how a claim and the circuit's public instances spell each other.
 
 The order of instances is ezkl's own: for committed inputs the input commitment, the weights hash,
-the outputs; for public inputs the weights hash, the inputs, the outputs.
+the outputs; for public inputs the weights hash, the inputs, the outputs. The weights hash is there
+in weights mode ``hashed`` only. In ``fixed`` the claim's weights are a digest of the verifying key,
+which holds them; in ``polycommit`` a digest of the commitment that each proof begins with.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
-from zkserve.encoding import FIELD_MODULUS, OUTPUT_BOUND, bytes32
+from eth_utils.crypto import keccak
+
+from zkserve.encoding import FIELD_MODULUS, OUTPUT_BOUND, bytes32, to_hex
 from zkserve.engines.ezkl.inputs import Opening, SaltShape, pack, unpack
 from zkserve.errors import BundleMismatch, EngineFailed, InvalidInput, ProofInvalid
-from zkserve.types import CircuitManifest, Claim, InputMode
+from zkserve.types import CircuitManifest, Claim, InputMode, WeightsMode
+
+FIXED_TAG = b"zkserve/ezkl/fixed/v1"
+POLYCOMMIT_TAG = keccak(text="zkserve/ezkl/polycommit/v1")
+POINT_BYTES = 64
+"""A point in a proof: its x and its y, 32 bytes each, big-endian."""
 
 
 def to_instances(manifest: CircuitManifest, claim: Claim) -> list[int]:
@@ -29,22 +39,20 @@ def to_instances(manifest: CircuitManifest, claim: Claim) -> list[int]:
         )
     if any(abs(output) >= OUTPUT_BOUND for output in claim.outputs):
         raise ProofInvalid("An output of the claim is outside ±2**127.")
-    weights = int.from_bytes(bytes32(claim.weights), "big")
-    if weights >= FIELD_MODULUS:
-        raise ProofInvalid("The weights commitment is not below the field's order.")
+    shown = _shown_weights(manifest)
     if manifest.input_mode is InputMode.PUBLIC:
         try:
             inputs = unpack(claim.input, size=input_size(manifest))
         except InvalidInput as exc:
             raise ProofInvalid(exc.message) from exc
-        tied = [weights, *inputs]
+        tied = [*shown, *inputs]
     else:
         if len(claim.input) != 32:
             raise ProofInvalid(f"An input commitment has 32 bytes, got {len(claim.input)}.")
         commitment = int.from_bytes(claim.input, "big")
         if commitment >= FIELD_MODULUS:
             raise ProofInvalid("The input commitment is not below the field's order.")
-        tied = [commitment, weights]
+        tied = [commitment, *shown]
     return [value % FIELD_MODULUS for value in (*tied, *claim.outputs)]
 
 
@@ -70,10 +78,10 @@ def from_instances(manifest: CircuitManifest, opening: Opening, instances: Seque
     return claim
 
 
-def weights_of(
+def hashed_weights(
     instances: Sequence[int], *, input_mode: InputMode, inputs: int, outputs: int
 ) -> str:
-    """Return the weights commitment among the instances of a circuit just set up.
+    """Return the weights hash among the instances of a circuit just set up in ``hashed``.
 
     Raises:
         EngineFailed: there is another number of instances than the circuit's shapes call for.
@@ -84,6 +92,44 @@ def weights_of(
     if len(instances) != expected:
         raise EngineFailed(f"The circuit has {len(instances)} instances; expected {expected}.")
     return f"0x{instances[1 if committed else 0]:064x}"
+
+
+def fixed_weights(verifying_key_sha256: str) -> str:
+    """Return what a claim in ``fixed`` names: the SHA-256 of a tag and the key's own SHA-256.
+
+    The key holds commitments to the columns of constants, the weights among them, and to how cells
+    are wired to them. Keys are drawn anew at each setup: equal weights give another digest then.
+    """
+    digest = hashlib.sha256(FIXED_TAG + bytes.fromhex(verifying_key_sha256))
+    return to_hex(digest.digest())
+
+
+def polycommit_weights(proof: bytes, points: int) -> str:
+    """Return what a claim in ``polycommit`` names: Keccak-256 of a tag and a proof's first points.
+
+    Those are the commitments to the columns that hold the weights, which nothing blinds: the same
+    weights under the same SRS give the same points. Contracts recompute this.
+    """
+    return to_hex(keccak(POLYCOMMIT_TAG + proof[: points * POINT_BYTES]))
+
+
+def check_weights(manifest: CircuitManifest, proof: bytes) -> None:
+    """Check that a proof is of the manifest's weights, where ezkl itself compares nothing.
+
+    In ``hashed`` that is an instance, which the proof shows (:func:`to_instances`).
+
+    Raises:
+        BundleMismatch: the manifest's weights are not those of its verifying key (``fixed``).
+        ProofInvalid: the proof begins with commitments to other weights (``polycommit``).
+
+    """
+    if manifest.weights_mode is WeightsMode.FIXED:
+        if manifest.weights != fixed_weights(manifest.pins["verifying_key"]):
+            raise BundleMismatch("The manifest's weights are not those of its verifying key.")
+    elif manifest.weights_mode is WeightsMode.POLYCOMMIT:
+        found = polycommit_weights(proof, parameter(manifest, "weights_points"))
+        if found != manifest.weights:
+            raise ProofInvalid("The proof is of other weights: it begins with another commitment.")
 
 
 def check_length(manifest: CircuitManifest, proof: bytes) -> None:
@@ -97,6 +143,21 @@ def check_length(manifest: CircuitManifest, proof: bytes) -> None:
     if len(proof) != expected:
         raise ProofInvalid(
             f"The proof has {len(proof)} bytes; proofs of this circuit have {expected}."
+        )
+
+
+def check_batch(manifest: CircuitManifest) -> None:
+    """Check that inputs and output have the batch as their first dimension.
+
+    Raises:
+        BundleMismatch: they have not, and outputs would be read as other samples' than they are.
+
+    """
+    tensors = (*manifest.inputs, manifest.output)
+    if manifest.batch != 1 and any(spec.shape[:1] != (manifest.batch,) for spec in tensors):
+        raise BundleMismatch(
+            f"The manifest's batch is {manifest.batch}, its shapes are "
+            f"{[list(spec.shape) for spec in tensors]}."
         )
 
 
@@ -138,6 +199,15 @@ def parameter(manifest: CircuitManifest, name: str) -> int:
 def input_size(manifest: CircuitManifest) -> int:
     """Return the number of elements of all inputs together."""
     return sum(spec.size for spec in manifest.inputs)
+
+
+def _shown_weights(manifest: CircuitManifest) -> list[int]:
+    if manifest.weights_mode is not WeightsMode.HASHED:
+        return []
+    weights = int.from_bytes(bytes32(manifest.weights), "big")
+    if weights >= FIELD_MODULUS:
+        raise ProofInvalid("The weights commitment is not below the field's order.")
+    return [weights]
 
 
 def _signed(element: int) -> int:

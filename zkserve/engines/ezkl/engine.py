@@ -19,6 +19,7 @@ from zkserve.encoding import (
     identified,
     sha256_file,
 )
+from zkserve.engines.agreement import join_samples
 from zkserve.engines.base import (
     NO_CONTEXT,
     Bundle,
@@ -34,6 +35,7 @@ from zkserve.engines.base import (
 from zkserve.engines.child import Answer, Child, never_cancelled, no_progress, run_child
 from zkserve.engines.ezkl.claims import (
     POINT_BYTES,
+    check_batch,
     check_length,
     check_weights,
     decode_opening,
@@ -147,23 +149,35 @@ class EzklEngine:
             salt_count=salt.count,
             lookup_margin=options.lookup_margin,
             max_logrows=options.max_logrows,
+            logrows=options.logrows,
+            lookup_range=(options.lookup_low, options.lookup_high),
+            batch=options.batch,
         ).value
         (out / SAMPLES).unlink()
         settings = Settings.read(out / FILES["settings"])
         found = (settings.input_mode, settings.weights_mode, settings.input_scale)
-        if found != (plan.input_mode, plan.weights_mode, options.scale):
+        if found != (plan.input_mode, plan.weights_mode, options.input_shift):
             raise EngineFailed("ezkl compiled with other modes or another scale than was asked.")
-        # One calibration sample stays in the folder: setup proves it to try the keys out.
+        # One batch of calibration samples stays in the folder: setup proves it to try the keys out.
+        first = samples[np.resize(np.arange(len(samples)), options.batch)]
         probe = Opening(
             values=quantise(
-                samples[0], size=samples.shape[1], scale=settings.input_scale, bound=bound
+                join_samples(_specs(tensors["inputs"]), first),
+                size=first.size,
+                scale=settings.input_scale,
+                bound=bound,
             ),
             salt=tuple(salt.elements(secrets.token_bytes(32))),
             scale=settings.input_scale,
         )
         (out / PLAN).write_bytes(
             canonical_json(
-                tensors | {"salt": [salt.count, salt.bits], "probe": probe.encode().decode()}
+                tensors
+                | {
+                    "salt": [salt.count, salt.bits],
+                    "probe": probe.encode().decode(),
+                    "batch": options.batch,
+                }
             )
         )
         return settings.logrows
@@ -204,10 +218,7 @@ class EzklEngine:
         )
         files = {name: compiled / file for name, file in FILES.items()} | {"srs": srs.path}
         count, bits = plan["salt"]
-        inputs = tuple(
-            TensorSpec(name=tensor["name"], shape=tuple(tensor["shape"]))
-            for tensor in plan["inputs"]
-        )
+        inputs = _specs(plan["inputs"])
         opening = Opening.decode(
             plan["probe"].encode(),
             size=sum(spec.size for spec in inputs),
@@ -251,6 +262,7 @@ class EzklEngine:
             development_srs=srs.development,
             rows=settings.rows,
             parameters={
+                "batch": plan["batch"],
                 "input_scale": settings.input_scale,
                 "salt_count": count,
                 "salt_bits": bits,
@@ -262,6 +274,7 @@ class EzklEngine:
                 "pk_bytes": files["proving_key"].stat().st_size,
                 "vk_bytes": files["verifying_key"].stat().st_size,
                 "setup_s": round(keys.wall_s, 3),
+                "setup_cpu_s": round(keys.cpu_s, 3),
                 "setup_peak_rss_bytes": keys.peak_rss_bytes,
                 "trial_prove_s": round(trial.wall_s, 3),
                 "trial_peak_rss_bytes": trial.peak_rss_bytes,
@@ -513,6 +526,7 @@ class EzklEngine:
             )
         if circuit_id(manifest) != manifest.circuit_id:
             raise BundleMismatch("The circuit id is not that of the manifest's own fields.")
+        check_batch(manifest)
         files = {}
         for name in names:
             path = bundle.files.get(name)
@@ -525,6 +539,10 @@ class EzklEngine:
                 )
             files[name] = path
         return files
+
+
+def _specs(tensors: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(name=found["name"], shape=tuple(found["shape"])) for found in tensors)
 
 
 def _reading(files: Mapping[str, Path]) -> Reach:

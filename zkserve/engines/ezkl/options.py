@@ -11,10 +11,9 @@ from zkserve.types import InputMode, WeightsMode
 
 _REFUSED_WEIGHTS = {
     "private": "private weights are bound by nothing: any weights would verify",
-    "fixed": "fixed weights lie in an unblinded column, of which each proof reveals an evaluation",
-    "polycommit": "committed weights lie in an unblinded column, of which each proof reveals an "
-    "evaluation",
+    "committed": "commitments with fresh randomness are the native engine's",
 }
+WEIGHTS_MODES = (WeightsMode.HASHED, WeightsMode.FIXED, WeightsMode.POLYCOMMIT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +34,21 @@ class Options:
     """Lookup tables cover this many times the range that calibration saw."""
     max_logrows: int = 20
     """Refuse circuits of more than ``2**max_logrows`` rows."""
+    rebase_multiplier: int = 1
+    """Values are rounded back once their scale passes this many times the larger of the two."""
+    logrows: int | None = None
+    """Log2 of the rows; nothing is calibrated then, and what is too much for one block of columns
+    goes into further ones. None: calibration decides."""
+    input_scale: int | None = None
+    """Inputs are multiples of ``2**-input_scale``; None: of ``2**-scale``. Needs ``logrows``."""
+    lookup_low: int = 0
+    lookup_high: int = 0
+    """Lookup tables cover this range, where ``logrows`` is given."""
+    batch: int = 1
+    """Predictions in one proof."""
+    freivalds: bool = False
+    """Check products of matrices by Freivalds' algorithm: fewer rows where matrices are large, for
+    more columns and a verifier that may not fit on a chain. It came after ezkl's audit."""
 
     @classmethod
     def of(cls, plan: CircuitPlan) -> Options:
@@ -45,11 +59,11 @@ class Options:
 
         """
         weights = str(plan.weights_mode)
-        if weights != WeightsMode.HASHED:
+        if weights not in WEIGHTS_MODES:
             reason = _REFUSED_WEIGHTS.get(weights, "it is unknown")
             raise RecipeInvalid(
                 f"Weights mode {weights!r} is refused: {reason}.",
-                remedy='Use weights mode "hashed".',
+                remedy='Use weights mode "hashed"; or "fixed" or "polycommit", which leak.',
             )
         if plan.input_mode not in set(InputMode):
             raise RecipeInvalid(f"Input mode {plan.input_mode!r} is unknown.")
@@ -64,23 +78,39 @@ class Options:
             value = values.get(name, low)
             if type(value) is not int or not low <= value <= high:
                 raise RecipeInvalid(f"Option {name} is {value!r}; expected {low} to {high}.")
-        return cls(**values)
+        if type(values.get("freivalds", False)) is not bool:
+            raise RecipeInvalid("Option freivalds is true or false.")
+        options = cls(**values)
+        if options.logrows is None and values.keys() & _UNCALIBRATED:
+            raise RecipeInvalid(
+                f"Options {', '.join(sorted(_UNCALIBRATED))} are for circuits that state logrows.",
+                remedy="Have zkserve find them all: tune = true under [engine].",
+            )
+        return options
 
-    def run_args(self, input_mode: InputMode) -> dict[str, Any]:
+    @property
+    def input_shift(self) -> int:
+        """The scale of inputs."""
+        return self.scale if self.input_scale is None else self.input_scale
+
+    def run_args(self, input_mode: InputMode, weights_mode: WeightsMode) -> dict[str, Any]:
         """Return ezkl's run arguments."""
         return {
             "input_visibility": "public" if input_mode is InputMode.PUBLIC else "hashed",
-            "param_visibility": "hashed",
+            "param_visibility": weights_mode.value,
             "output_visibility": "public",
             "check_mode": "SAFE",
-            "input_scale": self.scale,
+            "input_scale": self.input_shift,
             "param_scale": self.scale,
+            "scale_rebase_multiplier": self.rebase_multiplier,
             "decomp_base": self.decomp_base,
             "decomp_legs": self.decomp_legs,
             "num_inner_cols": self.inner_cols,
+            "disable_freivalds": not self.freivalds,
         }
 
 
+_UNCALIBRATED = frozenset({"input_scale", "lookup_low", "lookup_high"})
 _BOUNDS = (
     ("scale", 1, 20),
     ("decomp_base", 16, 1 << 16),
@@ -88,4 +118,10 @@ _BOUNDS = (
     ("inner_cols", 1, 8),
     ("lookup_margin", 1, 64),
     ("max_logrows", 6, 24),
+    ("rebase_multiplier", 1, 64),
+    ("logrows", 6, 24),
+    ("input_scale", 0, 20),
+    ("lookup_low", -(1 << 40), 0),
+    ("lookup_high", 0, 1 << 40),
+    ("batch", 1, 1 << 10),
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zkserve.errors import BundleMismatch, InputOutOfRange
-from zkserve.types import InputMode, Scale
+from zkserve.types import InputMode, Scale, WeightsMode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +16,7 @@ class Settings:
     """The parts of the settings that claims and their checks depend on."""
 
     input_mode: InputMode
+    weights_mode: WeightsMode
     input_scale: int
     output_scale: Scale
     logrows: int
@@ -42,10 +43,11 @@ class Settings:
     def _parse(cls, settings: dict[str, Any]) -> Settings:
         run_args = settings["run_args"]
         mode = _input_mode(run_args["input_visibility"])
+        weights_mode = _weights_mode(run_args["param_visibility"])
         for name, sound in (
             ("check_mode is SAFE", settings["check_mode"] == run_args["check_mode"] == "SAFE"),
             ("range checks are on", run_args["ignore_range_check_inputs_outputs"] is False),
-            ("weights are hashed", _hashed(run_args["param_visibility"])),
+            ("weights are bound", weights_mode is not None),
             ("outputs are public", run_args["output_visibility"] == "Public"),
             ("inputs are hashed or public", mode is not None),
         ):
@@ -54,6 +56,7 @@ class Settings:
                     f"The circuit's settings are not safe: it does not hold that {name}."
                 )
         assert mode is not None  # noqa: S101 (checked above)
+        assert weights_mode is not None  # noqa: S101 (checked above)
         (input_scale,), (output_scale,) = (
             settings["model_input_scales"],
             settings["model_output_scales"],
@@ -63,6 +66,7 @@ class Settings:
         minimum, maximum = run_args["lookup_range"]
         return cls(
             input_mode=mode,
+            weights_mode=weights_mode,
             input_scale=input_scale,
             output_scale=Scale(multiplier=1, shift=output_scale),
             logrows=run_args["logrows"],
@@ -96,6 +100,13 @@ def _hashed(visibility: Any) -> bool:
         and visibility.keys() == {"Hashed"}
         and visibility["Hashed"]["hash_is_public"] is True
     )
+
+
+def _weights_mode(visibility: Any) -> WeightsMode | None:
+    if _hashed(visibility):
+        return WeightsMode.HASHED
+    named = {"Fixed": WeightsMode.FIXED, "KZGCommit": WeightsMode.POLYCOMMIT}
+    return named.get(visibility) if isinstance(visibility, str) else None
 
 
 def _input_mode(visibility: Any) -> InputMode | None:

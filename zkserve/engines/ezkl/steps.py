@@ -34,7 +34,7 @@ from zkserve.errors import (
     ProofInvalid,
     ZkserveError,
 )
-from zkserve.types import InputMode
+from zkserve.types import InputMode, TensorSpec
 
 _SRS_POINT_BYTES = 64
 _SRS_TAIL_BYTES = 256
@@ -49,10 +49,14 @@ def compile_model(
     salt_count: int,
     lookup_margin: int,
     max_logrows: int,
+    logrows: int | None,
+    lookup_range: tuple[int, int],
+    batch: int,
 ) -> dict[str, Any]:
     """Check, rewrite, calibrate and compile a model; return the names and shapes of its tensors.
 
-    ``out`` receives ``settings.json`` and ``model.compiled``.
+    ``out`` receives ``settings.json`` and ``model.compiled``. With ``logrows`` nothing is
+    calibrated: lookup tables cover ``lookup_range``.
 
     Raises:
         ModelRejected: the model is not allowed, or ezkl cannot compile it.
@@ -61,40 +65,40 @@ def compile_model(
     report("checking the model")
     original = onnx_model.load(Path(model))
     samples = np.load(calibration, allow_pickle=False)
-    flat = surgery.flatten(original, salt_count)
-    surgery.check_same(original, flat, samples, salt_count)
+    flat, samples = surgery.prepare(original, samples, salt_count, batch)
     settings, compiled = Path(out, "settings.json"), Path(out, "model.compiled")
     with _scratch() as folder, _ezkl(ModelRejected, "ezkl cannot compile the model"):
         network = folder / "network.onnx"
         onnx.save(flat, network)
         arguments = ezkl.PyRunArgs()
+        if logrows is not None:
+            run_args |= {"logrows": logrows, "lookup_range": tuple(lookup_range)}
         for name, value in run_args.items():
             setattr(arguments, name, value)
         ezkl.gen_settings(str(network), str(settings), py_run_args=arguments)
-        report("calibrating")
-        salted = np.hstack([samples, np.zeros((len(samples), salt_count), np.float32)])
-        data = folder / "calibration.json"
-        data.write_text(json.dumps({"input_data": [salted.reshape(-1).tolist()]}))
-        ezkl.calibrate_settings(
-            str(data),
-            str(network),
-            str(settings),
-            "resources",
-            lookup_safety_margin=lookup_margin,
-            scales=[run_args["input_scale"]],
-            scale_rebase_multiplier=[1],
-            max_logrows=max_logrows,
-        )
+        if logrows is None:
+            report("calibrating")
+            salted = np.hstack([samples, np.zeros((len(samples), salt_count), np.float32)])
+            data = folder / "calibration.json"
+            data.write_text(json.dumps({"input_data": [salted.reshape(-1).tolist()]}))
+            ezkl.calibrate_settings(
+                str(data),
+                str(network),
+                str(settings),
+                "resources",
+                lookup_safety_margin=lookup_margin,
+                scales=[run_args["param_scale"]],
+                scale_rebase_multiplier=[run_args["scale_rebase_multiplier"]],
+                max_logrows=max_logrows,
+            )
         report("compiling")
         ezkl.compile_circuit(str(network), str(compiled), str(settings))
-    output = original.graph.output[0]
-    return {
-        "inputs": [
-            {"name": value.name, "shape": onnx_model.shape_of(value)}
-            for value in onnx_model.inputs_of(original)
-        ],
-        "output": {"name": output.name, "shape": onnx_model.shape_of(output)},
-    }
+    tensors = [
+        TensorSpec(name=value.name, shape=onnx_model.shape_of(value)).batched(batch)
+        for value in [*onnx_model.inputs_of(original), original.graph.output[0]]
+    ]
+    *inputs, output = [{"name": tensor.name, "shape": tensor.shape} for tensor in tensors]
+    return {"inputs": inputs, "output": output}
 
 
 def check_model(*, model: str) -> None:
@@ -240,6 +244,20 @@ def prove(
     return {"instances": found, "proof": data}
 
 
+def weights_commitments(
+    *, compiled: str, verifying_key: str, srs: str, elements: list[int]
+) -> list[int]:
+    """Return the x of each point that ``polycommit`` commits to the weights with, in order."""
+    with _scratch() as folder:
+        data, path = folder / "input.json", folder / "witness.json"
+        data.write_text(json.dumps({"input_data": [[to_felt(element) for element in elements]]}))
+        with _ezkl(EngineFailed, "ezkl cannot commit to the weights"):
+            ezkl.gen_witness(str(data), compiled, str(path), vk_path=verifying_key, srs_path=srs)
+        found = json.loads(path.read_text())["processed_params"]["polycommit"]
+    # Compressed points: x, little-endian, below two bits that tell y and infinity.
+    return [from_felt(point) % (1 << 254) for tensor in found for point in tensor]
+
+
 def verify(
     *, settings: str, verifying_key: str, verifier_srs: str, instances: list[int], proof: str
 ) -> None:
@@ -284,7 +302,8 @@ def _witness(settings: Settings, compiled: str, elements: list[int], path: Path)
         ezkl.gen_witness(str(data), compiled, str(path), vk_path=None, srs_path=None)
     found = json.loads(path.read_text())
     settings.check_lookups(found["min_lookup_inputs"], found["max_lookup_inputs"])
-    weights = found["processed_params"]["poseidon_hash"]
+    processed = found["processed_params"] or {}
+    weights = processed.get("poseidon_hash") or []
     outputs = [felt for column in found["outputs"] for felt in column]
     # Hashes come first, then what is public as it is: the order in which ezkl lays instances out.
     if settings.input_mode is InputMode.PUBLIC:

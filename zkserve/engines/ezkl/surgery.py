@@ -1,7 +1,8 @@
 """Rewrite a checked ONNX graph so that it takes one flat tensor: all its inputs and then a salt.
 
 ezkl hashes an input tensor as a whole. With the salt inside that tensor the hash becomes a
-commitment, and with all inputs in it a claim has one; the graph itself slices the salt off.
+commitment, and with all inputs in it a claim has one; the graph itself slices the salt off. So does
+a whole batch.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from onnx import helper, numpy_helper
 
 from zkserve.engines import onnx_model
 from zkserve.engines.base import FloatArray
+from zkserve.engines.ezkl.batching import stack, widen
 from zkserve.errors import ModelRejected
 
 PREFIX = "zkserve_"
@@ -59,21 +61,52 @@ def flatten(model: onnx.ModelProto, salt_count: int) -> onnx.ModelProto:
     return onnx_model.infer(flat)
 
 
+def prepare(
+    original: onnx.ModelProto, samples: FloatArray, salt_count: int, batch: int = 1
+) -> tuple[onnx.ModelProto, FloatArray]:
+    """Return the rewritten model for ``batch`` samples at once, checked, and the samples for it.
+
+    ``samples`` has shape ``(samples, elements)``; a row of what is returned is a whole batch.
+
+    Raises:
+        ModelRejected: the model cannot be rewritten so that it answers the same.
+
+    """
+    flat = flatten(widen(original, batch), salt_count)
+    check_same(original, flat, samples, salt_count, batch)
+    return flat, stack(original, samples, batch)
+
+
 def check_same(
-    original: onnx.ModelProto, flat: onnx.ModelProto, samples: FloatArray, salt_count: int
+    original: onnx.ModelProto,
+    flat: onnx.ModelProto,
+    samples: FloatArray,
+    salt_count: int,
+    batch: int = 1,
 ) -> None:
     """Check in onnxruntime that the rewritten model answers as the original, whatever the salt.
+
+    In a batch every row is another, so that one which reaches into another's answer shows.
 
     Raises:
         ModelRejected: it does not.
 
     """
-    samples = samples[:COMPARED_SAMPLES]
-    salt = np.random.default_rng(0).normal(size=(len(samples), salt_count)).astype(np.float32)
+    drawn = np.random.default_rng(0)
+    count = batch * math.ceil(COMPARED_SAMPLES / batch)
+    samples = samples[:count]
+    if batch > 1:
+        samples = samples[np.resize(np.arange(len(samples)), count)]
+        samples = (samples * drawn.uniform(0.9, 1.1, samples.shape)).astype(np.float32)
     expected = onnx_model.run(original, samples)
-    got = onnx_model.run(flat, np.hstack([samples, salt]))
-    if not (np.isfinite(expected).all() and np.allclose(expected, got, rtol=1e-5, atol=1e-6)):
+    joined = stack(original, samples, batch)
+    salt = drawn.normal(size=(len(joined), salt_count)).astype(np.float32)
+    got = onnx_model.run(flat, np.hstack([joined, salt]))
+    same = np.allclose(expected.reshape(len(joined), -1), got, rtol=1e-5, atol=1e-6)
+    if not (np.isfinite(expected).all() and same):
         raise ModelRejected(
             "The model's answers on calibration samples are not finite, or change when its inputs "
-            "are joined into one tensor."
+            "are joined into one tensor"
+            + (f" and {batch} samples into one batch." if batch > 1 else "."),
+            remedy="Leave the option batch out." if batch > 1 else "",
         )

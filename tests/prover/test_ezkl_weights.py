@@ -1,0 +1,147 @@
+"""Weights modes that leak: bound all the same, off chain; and what their claims name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.models import tiny_onnx
+from tests.prover.conftest import INPUTS, LIMITS, Publish
+from zkserve.encoding import circuit_id, identified
+from zkserve.engines.base import Bundle, FloatArray
+from zkserve.engines.child import run_child
+from zkserve.engines.ezkl import EzklEngine
+from zkserve.engines.ezkl.claims import (
+    POINT_BYTES,
+    fixed_weights,
+    from_instances,
+    polycommit_weights,
+    salt_shape,
+)
+from zkserve.engines.ezkl.engine import STEPS
+from zkserve.engines.ezkl.inputs import Opening
+from zkserve.errors import BundleMismatch, ProofInvalid
+from zkserve.types import InputMode, WeightsMode
+
+pytestmark = pytest.mark.prover
+LEAKING = [mode for mode in WeightsMode if mode.leaks]
+
+
+def public_of(bundle: Bundle) -> Bundle:
+    files = {name: bundle.files[name] for name in bundle.manifest.public}
+    return Bundle(manifest=bundle.manifest, files=files)
+
+
+@pytest.mark.parametrize("input_mode", list(InputMode))
+@pytest.mark.parametrize("weights_mode", LEAKING)
+def test_proofs_of_leaking_modes_verify_and_name_the_weights(
+    ezkl_engine: EzklEngine,
+    publish: Publish,
+    samples: FloatArray,
+    input_mode: InputMode,
+    weights_mode: WeightsMode,
+):
+    bundle, _ = publish(input_mode, weights_mode=weights_mode)
+    manifest = bundle.manifest
+    assert manifest.weights_mode is weights_mode
+    assert circuit_id(manifest) == manifest.circuit_id
+    for sample in samples[:2]:
+        prediction = ezkl_engine.predict(bundle, sample)
+        proof = ezkl_engine.prove(bundle, prediction.claim, prediction.opening, limits=LIMITS)
+        ezkl_engine.verify(public_of(bundle), prediction.claim, proof.data)
+        assert prediction.claim.weights == manifest.weights
+        if weights_mode is WeightsMode.FIXED:
+            assert manifest.weights == fixed_weights(manifest.pins["verifying_key"])
+        else:
+            points = manifest.parameters["weights_points"]
+            assert manifest.weights == polycommit_weights(proof.data, points)
+        first, *rest = prediction.claim.outputs
+        forged = replace(prediction.claim, outputs=(first + 1, *rest))
+        with pytest.raises(ProofInvalid):
+            ezkl_engine.verify(public_of(bundle), forged, proof.data)
+
+
+@pytest.mark.parametrize("weights_mode", LEAKING)
+def test_proofs_of_other_weights_are_refused_in_leaking_modes(
+    ezkl_engine: EzklEngine, publish: Publish, samples: FloatArray, weights_mode: WeightsMode
+):
+    """Same architecture, other weights, each with keys of its own."""
+    ours, _ = publish(InputMode.COMMITTED, weights_mode=weights_mode)
+    theirs, _ = publish(InputMode.COMMITTED, seed=1, weights_mode=weights_mode)
+    assert ours.manifest.weights != theirs.manifest.weights
+    prediction = ezkl_engine.predict(theirs, samples[0])
+    proof = ezkl_engine.prove(theirs, prediction.claim, prediction.opening, limits=LIMITS)
+    named = {"circuit_id": ours.manifest.circuit_id, "weights": ours.manifest.weights}
+    for claim in (prediction.claim, replace(prediction.claim, **named)):
+        with pytest.raises(ProofInvalid):
+            ezkl_engine.verify(public_of(ours), claim, proof.data)
+
+
+def test_a_commitment_to_other_weights_is_refused_though_ezkl_accepts_the_proof(
+    ezkl_engine: EzklEngine, publish: Publish, samples: FloatArray, tmp_path: Path
+):
+    """In `polycommit` the same keys prove any weights: only the first bytes of a proof differ."""
+    ours, _ = publish(InputMode.PUBLIC, weights_mode=WeightsMode.POLYCOMMIT)
+    theirs = tmp_path / "theirs.compiled"
+    run_child(
+        "tests.child_steps:compile_under",
+        limits=LIMITS,
+        model=str(tiny_onnx(tmp_path / "b.onnx", INPUTS, 2, 2, seed=1)),
+        settings=str(ours.files["settings"]),
+        out=str(theirs),
+    )
+    prediction = ezkl_engine.predict(ours, samples[0])
+    opening = Opening.decode(
+        prediction.opening,
+        size=INPUTS,
+        scale=ours.manifest.parameters["input_scale"],
+        salt=salt_shape(ours.manifest),
+    )
+    paths = {name: str(path) for name, path in ours.files.items()}
+    arguments = {
+        name: paths[name]
+        for name in ("settings", "proving_key", "verifying_key", "srs", "verifier_srs")
+    }
+    made = run_child(
+        STEPS + "prove",
+        limits=LIMITS,
+        compiled=str(theirs),
+        elements=opening.elements,
+        instances=None,
+        **arguments,
+    ).value  # this step verified the proof by ezkl, under our key
+    claim = from_instances(ours.manifest, opening, made["instances"])
+    proof = bytes.fromhex(made["proof"])
+    with pytest.raises(ProofInvalid, match="other weights"):
+        ezkl_engine.verify(public_of(ours), claim, proof)
+    # Nor do the right points help in front of that proof.
+    honest = ezkl_engine.prove(ours, prediction.claim, prediction.opening, limits=LIMITS).data
+    with pytest.raises(ProofInvalid, match="does not prove"):
+        ezkl_engine.verify(public_of(ours), claim, honest[:POINT_BYTES] + proof[POINT_BYTES:])
+
+
+@pytest.mark.parametrize("weights_mode", LEAKING)
+def test_a_manifest_that_names_other_weights_is_refused(
+    ezkl_engine: EzklEngine, publish: Publish, samples: FloatArray, weights_mode: WeightsMode
+):
+    bundle, _ = publish(InputMode.PUBLIC, weights_mode=weights_mode)
+    prediction = ezkl_engine.predict(bundle, samples[0])
+    proof = ezkl_engine.prove(bundle, prediction.claim, prediction.opening, limits=LIMITS)
+    lying = identified(replace(bundle.manifest, weights="0x" + "11" * 32))
+    claim = replace(prediction.claim, circuit_id=lying.circuit_id, weights=lying.weights)
+    with pytest.raises((BundleMismatch, ProofInvalid), match="weights"):
+        ezkl_engine.verify(replace(public_of(bundle), manifest=lying), claim, proof.data)
+
+
+def test_a_circuit_passed_off_under_another_weights_mode_is_refused(
+    ezkl_engine: EzklEngine, publish: Publish, samples: FloatArray
+):
+    bundle, _ = publish(InputMode.PUBLIC, weights_mode=WeightsMode.FIXED)
+    prediction = ezkl_engine.predict(bundle, samples[0])
+    proof = ezkl_engine.prove(bundle, prediction.claim, prediction.opening, limits=LIMITS)
+    lying = identified(replace(bundle.manifest, weights_mode=WeightsMode.HASHED))
+    claim = replace(prediction.claim, circuit_id=lying.circuit_id)
+    with pytest.raises(BundleMismatch, match="modes"):
+        ezkl_engine.verify(replace(public_of(bundle), manifest=lying), claim, proof.data)
