@@ -448,7 +448,7 @@ def test_several_predictions_have_one_proof(
     assert [spec.shape for spec in manifest.inputs] == [(3, 1), (3, 2)]
     assert manifest.output.shape == (3, 2)
 
-    batch = join_samples(manifest, samples[:3])
+    batch = join_samples(manifest.inputs, samples[:3])
     np.testing.assert_array_equal(batch[:3], samples[:3, 0])
     prediction = engine.predict(bundle, batch)
     assert len(prediction.claim.outputs) == 6
@@ -464,7 +464,9 @@ def test_several_predictions_have_one_proof(
     assert swapped != prediction.claim
     assert refused(engine.verify, bundle, swapped, proof.data)
 
-    alone = [engine.predict(bundle, join_samples(manifest, samples[[i] * 3])) for i in range(3)]
+    alone = [
+        engine.predict(bundle, join_samples(manifest.inputs, samples[[i] * 3])) for i in range(3)
+    ]
     assert outputs == tuple(one for i in range(3) for one in alone[i].claim.outputs[:2])
     found = measure_agreement(engine, bundle, model, samples[:10])
     assert 0 < found.max_abs < 0.1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from zkserve.engines.base import Bundle, Engine, FloatArray, Limits
 from zkserve.engines.child import run_child
 from zkserve.engines.sandbox import Reach
 from zkserve.errors import InvalidInput
-from zkserve.types import Agreement, CircuitManifest
+from zkserve.types import Agreement, TensorSpec
 
 IntArray = NDArray[np.int64]
 FLOAT_LIMITS = Limits(time_s=300.0, memory_bytes=4 << 30)
@@ -75,18 +76,19 @@ def _circuit_outputs(engine: Engine, bundle: Bundle, held_out: FloatArray) -> ND
     for start in range(0, len(held_out), manifest.batch):
         taken = held_out[start : start + manifest.batch]
         filled = taken[np.resize(np.arange(len(taken)), manifest.batch)]
-        outputs = engine.predict(bundle, join_samples(manifest, filled)).claim.outputs
+        outputs = engine.predict(bundle, join_samples(manifest.inputs, filled)).claim.outputs
         reals = np.array([manifest.output_scale.to_real(output) for output in outputs])
         rows += reals.reshape(manifest.batch, -1)[: len(taken)].tolist()
     return np.array(rows)
 
 
-def join_samples(manifest: CircuitManifest, samples: FloatArray) -> FloatArray:
+def join_samples(inputs: Sequence[TensorSpec], samples: FloatArray) -> FloatArray:
     """Return the samples of one batch, a row each, as one input: tensor after tensor.
 
-    Each tensor holds its part of all samples; of one sample it is the sample itself.
+    Each tensor holds its part of all samples; of one sample it is the sample itself. ``inputs`` are
+    those of the whole batch.
     """
-    sizes = [spec.size // manifest.batch for spec in manifest.inputs]
+    sizes = [spec.size // len(samples) for spec in inputs]
     parts = np.split(samples, np.cumsum(sizes)[:-1], axis=1)
     return np.concatenate([part.ravel() for part in parts])
 

@@ -163,7 +163,7 @@ class NativeEngine:
         )
         bundle = seal(compiled, srs, input_mode, weight_bytes=plan["weight_bytes"])
         progress("trying it out")
-        probe = join_samples(bundle.manifest, np.array(plan["probe"], np.float32))
+        probe = join_samples(bundle.manifest.inputs, np.array(plan["probe"], np.float32))
         prediction = self.predict(bundle, probe)
         trial = self.prove(
             bundle,
