@@ -8,6 +8,7 @@ import resource
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -106,15 +107,22 @@ def ids() -> dict[str, int | str]:
 
 
 def fork() -> int:
-    pid = os.fork()
-    if pid == 0:
-        time.sleep(300)
-    return pid
+    return os.fork()
 
 
-def fork_and_grow(*, size_bytes: int) -> None:
-    if os.fork() == 0:
-        grow(size_bytes=size_bytes)
+def run_threads() -> list[int]:
+    done: list[int] = []
+    threads = [threading.Thread(target=done.append, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sorted(done)
+
+
+def fill_folder(*, size_bytes: int) -> None:
+    for n in range(size_bytes >> 20):
+        Path(f"{n}").write_bytes(bytes(1 << 20))
     time.sleep(300)
 
 

@@ -112,7 +112,9 @@ def bubblewrap(folder: Path, reach: Reach) -> list[str]:
         command += ["--ro-bind", path, path]
     for path in [str(folder), *map(str, reach.writable)]:
         command += ["--bind", path, path]
-    return [*command, "--remount-ro", "/", "--chdir", str(folder), "--"]
+    # Last, as the folders that were bound may lie below them: in memory, /dev/shm.
+    command += ["--remount-ro", "/dev", "--remount-ro", "/"]
+    return [*command, "--chdir", str(folder), "--"]
 
 
 def program(start: Start) -> list[str]:
@@ -123,7 +125,7 @@ def program(start: Start) -> list[str]:
 _NAMESPACES = (
     *("--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"),
     *("--unshare-cgroup-try", "--disable-userns", "--cap-drop", "ALL", "--hostname", "sandbox"),
-    *("--die-with-parent", "--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"),
+    *("--die-with-parent", "--proc", "/proc", "--dev", "/dev"),
 )
 
 
@@ -162,9 +164,20 @@ _TCP_SINCE, _BIND_AND_CONNECT = 4, 3
 _SCOPED_SINCE, _ABSTRACT_SOCKETS_AND_SIGNALS = 6, 3
 
 _ALLOW, _REFUSE = 0x7FFF0000, 0x00050000
+_CLONE_THREAD, _MASKED_EQUAL = 0x10000, 7
 _NO_NETWORK = ("socket", "io_uring_setup", "io_uring_enter", "io_uring_register")
 _NOT_NEEDED = (
-    *("execve", "execveat", "kill", "pidfd_open", "pidfd_send_signal", "pidfd_getfd", "ptrace"),
+    *(
+        "execve",
+        "execveat",
+        "fork",
+        "vfork",
+        "kill",
+        "pidfd_open",
+        "pidfd_send_signal",
+        "pidfd_getfd",
+        "ptrace",
+    ),
     *("process_vm_readv", "process_vm_writev", "kcmp", "bpf", "perf_event_open", "userfaultfd"),
     *("add_key", "request_key", "keyctl", "mount", "umount2", "pivot_root", "move_mount", "fsopen"),
     *("fsmount", "fspick", "open_tree", "chroot", "setns", "unshare", "kexec_load", "init_module"),
@@ -175,6 +188,13 @@ _NOT_NEEDED = (
 class _PathBeneath(ctypes.Structure):
     _pack_ = 1
     _fields_ = (("allowed_access", ctypes.c_uint64), ("parent_fd", ctypes.c_int32))
+
+
+class _Comparison(ctypes.Structure):
+    _fields_ = (
+        *(("argument", ctypes.c_uint), ("operator", ctypes.c_int)),
+        *(("mask", ctypes.c_uint64), ("value", ctypes.c_uint64)),
+    )
 
 
 def enter(start: Start) -> None:
@@ -193,7 +213,7 @@ def enter(start: Start) -> None:
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if start.landlock is not None:
         _landlock(*start.landlock)
-    _filter_calls(_NO_NETWORK + _NOT_NEEDED if start.confined else _NO_NETWORK)
+    _filter_calls(confined=start.confined)
 
 
 def _limit(what: int, value: int) -> None:
@@ -253,15 +273,24 @@ def _seccomp_works() -> bool:
     return library is not None and bool(library.seccomp_init(ctypes.c_uint32(_ALLOW)))
 
 
-def _filter_calls(names: Iterable[str]) -> None:
+def _filter_calls(*, confined: bool) -> None:
     library = _libseccomp()
     if library is None:
         return
     rules = library.seccomp_init(ctypes.c_uint32(_ALLOW))
-    for name in names:
+
+    def refuse(name: str, error: int, *arguments: _Comparison) -> None:
         number = library.seccomp_syscall_resolve_name(name.encode())
         if number >= 0:  # what this CPU or library has not, nobody calls
-            library.seccomp_rule_add_array(rules, _REFUSE | errno.EPERM, number, 0, None)
+            compared = (_Comparison * len(arguments))(*arguments)
+            library.seccomp_rule_add_array(rules, _REFUSE | error, number, len(arguments), compared)
+
+    for name in _NO_NETWORK + _NOT_NEEDED if confined else _NO_NETWORK:
+        refuse(name, errno.EPERM)
+    if confined:
+        # Threads, but no processes. What asks by clone3, whose flags no filter sees, asks again.
+        refuse("clone3", errno.ENOSYS)
+        refuse("clone", errno.EPERM, _Comparison(0, _MASKED_EQUAL, _CLONE_THREAD, 0))
     failed = library.seccomp_load(rules)
     library.seccomp_release(rules)
     if failed:
