@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from zkserve.engines.cost import Estimate
 from zkserve.types import CircuitManifest, Claim, InputMode, WeightsMode
 
 Progress = Callable[[str], None]
@@ -97,6 +98,8 @@ class Engine(Protocol):
     version: str
     weights_mode: WeightsMode
     """What a plan asks for where its recipe says nothing."""
+    weights_modes: tuple[WeightsMode, ...]
+    """What a plan may ask for."""
     verifying_key: str
     """The artifact that the verifier contract is made from; registries hold its digest."""
 
@@ -106,6 +109,26 @@ class Engine(Protocol):
         Empty if it can.
 
         It looks at the model's form only: :meth:`compile` may still refuse what it finds inside.
+        """
+        ...
+
+    def estimate(
+        self,
+        model: Path,
+        plan: CircuitPlan,
+        calibration: Path | None,
+        *,
+        limits: Limits = ...,
+    ) -> Estimate:
+        """Return what the circuit of an untrusted ONNX file would cost; nothing is made or kept.
+
+        ``calibration`` is a ``.npy`` file of what :meth:`compile` takes, or None: drawn numbers
+        stand in for samples.
+
+        Raises:
+            ModelRejected: the model is broken, too large, or uses what the engine cannot prove.
+            RecipeInvalid: the plan asks for what the engine does not offer.
+
         """
         ...
 

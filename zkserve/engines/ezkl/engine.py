@@ -33,6 +33,7 @@ from zkserve.engines.base import (
     Srs,
 )
 from zkserve.engines.child import Answer, Child, never_cancelled, no_progress, run_child
+from zkserve.engines.cost import Estimate
 from zkserve.engines.ezkl.claims import (
     POINT_BYTES,
     check_batch,
@@ -49,7 +50,7 @@ from zkserve.engines.ezkl.claims import (
     to_instances,
 )
 from zkserve.engines.ezkl.inputs import NO_SALT, Opening, SaltShape, pack, quantise, unpack
-from zkserve.engines.ezkl.options import Options
+from zkserve.engines.ezkl.options import WEIGHTS_MODES, Options
 from zkserve.engines.ezkl.settings import Settings
 from zkserve.engines.sandbox import Reach
 from zkserve.engines.srs import load_srs, mark_development
@@ -63,6 +64,7 @@ from zkserve.errors import (
 from zkserve.types import CircuitManifest, Claim, InputMode, Scale, TensorSpec, WeightsMode
 
 STEPS = "zkserve.engines.ezkl.steps:"
+PREVIEW = "zkserve.engines.ezkl.preview:"
 HEAVY_NICENESS = 5
 CALIBRATION_SAMPLES = 200
 PREDICT_LIMITS = Limits(time_s=30.0, memory_bytes=4 << 30)
@@ -89,6 +91,7 @@ class EzklEngine:
 
     name = "ezkl"
     weights_mode = WeightsMode.HASHED
+    weights_modes: tuple[WeightsMode, ...] = WEIGHTS_MODES
     verifying_key = "verifying_key"
 
     def __init__(self) -> None:
@@ -108,6 +111,35 @@ class EzklEngine:
         except ModelRejected as exc:
             return (exc.message,)
         return ()
+
+    def estimate(
+        self,
+        model: Path,
+        plan: CircuitPlan,
+        calibration: Path | None,
+        *,
+        limits: Limits = _DEFAULT_LIMITS,
+    ) -> Estimate:
+        """Read the costs off the settings that ezkl derives; see :meth:`Engine.estimate`."""
+        options = Options.of(plan)
+        committed = plan.input_mode is InputMode.COMMITTED
+        bound = options.decomp_base**options.decomp_legs
+        read = [path.resolve() for path in (model, calibration) if path is not None]
+        answer = run_child(
+            PREVIEW + "estimate",
+            limits=limits,
+            niceness=HEAVY_NICENESS,
+            reach=Reach(readable=tuple(read)),
+            model=str(read[0]),
+            calibration=str(read[1]) if len(read) > 1 else None,
+            run_args=options.run_args(plan.input_mode, plan.weights_mode),
+            salt_count=(SaltShape.within(bound) if committed else NO_SALT).count,
+            lookup_margin=options.lookup_margin,
+            logrows=options.logrows,
+            lookup_range=(options.lookup_low, options.lookup_high),
+            batch=options.batch,
+        )
+        return Estimate.from_dict(answer.value)
 
     def compile(
         self,
@@ -177,6 +209,7 @@ class EzklEngine:
                     "salt": [salt.count, salt.bits],
                     "probe": probe.encode().decode(),
                     "batch": options.batch,
+                    "leak_fraction": options.leak_fraction,
                 }
             )
         )

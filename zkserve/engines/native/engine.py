@@ -26,6 +26,7 @@ from zkserve.engines.base import (
     Srs,
 )
 from zkserve.engines.child import never_cancelled, no_progress, run_child
+from zkserve.engines.cost import Estimate
 from zkserve.engines.native import core
 from zkserve.engines.native.circuit import NAME, VERSION, Circuit
 from zkserve.engines.native.claims import (
@@ -47,6 +48,7 @@ from zkserve.types import CircuitManifest, Claim, InputMode, WeightsMode
 STEPS = "zkserve.engines.native.steps:"
 CHECKING = "zkserve.engines.native.checking:"
 BUILDING = "zkserve.engines.native.building:"
+PREVIEW = "zkserve.engines.native.preview:"
 HEAVY_NICENESS = 5
 CALIBRATION_SAMPLES = 2000
 VERIFY_LIMITS = Limits(time_s=300.0, memory_bytes=4 << 30)
@@ -60,6 +62,7 @@ class NativeEngine:
     name = NAME
     version = VERSION
     weights_mode = WeightsMode.COMMITTED
+    weights_modes: tuple[WeightsMode, ...] = (WeightsMode.COMMITTED,)
     verifying_key = "description"
 
     def __init__(self) -> None:
@@ -78,6 +81,28 @@ class NativeEngine:
             model=str(model.resolve()),
         )
         return tuple(answer.value)
+
+    def estimate(
+        self,
+        model: Path,
+        plan: CircuitPlan,
+        calibration: Path | None,
+        *,
+        limits: Limits = _DEFAULT_LIMITS,
+    ) -> Estimate:
+        """Compile, write the verifier and keep neither; see :meth:`Engine.estimate`."""
+        read = [path.resolve() for path in (model, calibration) if path is not None]
+        answer = run_child(
+            PREVIEW + "estimate",
+            limits=limits,
+            niceness=HEAVY_NICENESS,
+            reach=Reach(readable=tuple(read)),
+            model=str(read[0]),
+            calibration=str(read[1]) if len(read) > 1 else None,
+            options=asdict(_options(plan)),
+            hidden=plan.input_mode is InputMode.COMMITTED,
+        )
+        return Estimate.from_dict(answer.value)
 
     def compile(
         self,
@@ -175,6 +200,7 @@ class NativeEngine:
         )
         facts = {
             "setup_s": round(made.wall_s, 3),
+            "setup_cpu_s": round(made.cpu_s, 3),
             "setup_peak_rss_bytes": made.peak_rss_bytes,
             "trial_prove_s": round(trial.prove_s, 3),
             "trial_peak_rss_bytes": trial.peak_rss_bytes,
