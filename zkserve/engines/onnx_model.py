@@ -6,23 +6,23 @@ onnxruntime are not to be trusted with the file in a process that matters.
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
-from onnx import TensorProto, shape_inference
+from onnx import TensorProto, numpy_helper, shape_inference
 
+from zkserve.engines import onnx_gate
 from zkserve.engines.base import FloatArray
+from zkserve.engines.onnx_gate import attribute_tensors, check_elements, first_line
 from zkserve.errors import InvalidInput, ModelRejected
 
-MAX_FILE_BYTES = 256 << 20
-MAX_TENSOR_ELEMENTS = 1 << 22
-MAX_PARAMETERS = 1 << 24
-MAX_NODES = 2048
+MAX_FILE_BYTES = onnx_gate.MAX_FILE_BYTES
+MAX_NODES = onnx_gate.MAX_NODES
+_TELLING_VALUES = 16
 OPSETS = range(11, 19)
 OPERATORS = frozenset(
     # Each was proved and compared with onnxruntime, or is plain arithmetic or a change of shape.
@@ -73,18 +73,12 @@ def load(
         ModelRejected: the model is broken, too large, or uses what is not allowed.
 
     """
-    size = path.stat().st_size
-    if size > MAX_FILE_BYTES:
-        raise ModelRejected(f"The model file has {size} bytes; at most {MAX_FILE_BYTES} may come.")
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except Exception as exc:
-        raise ModelRejected(f"The file is not an ONNX model: {_first_line(exc)}.") from exc
-    _check_allowed(model, operators, opsets)
+    model = onnx_gate.read(path)
+    onnx_gate.check(model, operators, opsets)
     try:
         onnx.checker.check_model(model, full_check=True)
     except Exception as exc:
-        raise ModelRejected(f"The ONNX checker refuses the model: {_first_line(exc)}.") from exc
+        raise ModelRejected(f"The ONNX checker refuses the model: {first_line(exc)}.") from exc
     _make_static(model)
     return infer(model)
 
@@ -96,9 +90,18 @@ def infer(model: onnx.ModelProto) -> onnx.ModelProto:
             model, check_type=True, strict_mode=True, data_prop=True
         )
     except Exception as exc:
-        raise ModelRejected(f"The model's shapes do not fit: {_first_line(exc)}.") from exc
+        raise ModelRejected(f"The model's shapes do not fit: {first_line(exc)}.") from exc
     graph = inferred.graph
-    shapes = {value.name: shape_of(value) for value in [*graph.value_info, *graph.output]}
+    made = [*graph.value_info, *graph.output]
+    for value in made:
+        if value.type.tensor_type.elem_type not in onnx_gate.ELEMENT_TYPES:
+            raise ModelRejected(f"Tensor {value.name!r} is neither float nor integer.")
+    shapes = {value.name: shape_of(value) for value in made}
+    if (total := sum(map(math.prod, shapes.values()))) > onnx_gate.MAX_TOTAL_ELEMENTS:
+        raise ModelRejected(
+            f"The model computes {total} numbers; at most {onnx_gate.MAX_TOTAL_ELEMENTS} may come."
+        )
+    _check_windows(graph, shapes)
     for node in graph.node:
         for name in filter(None, node.output):
             if name not in shapes:
@@ -137,7 +140,7 @@ def shape_of(value: onnx.ValueInfoProto) -> tuple[int, ...]:
             f"Tensor {value.name!r} has a free or empty dimension: {dimensions}.",
             remedy="Export the model with fixed shapes; only the batch dimension may be free.",
         )
-    _check_elements(value.name, dimensions)
+    check_elements(value.name, dimensions)
     return tuple(dimensions)
 
 
@@ -172,87 +175,37 @@ def run(model: onnx.ModelProto, samples: FloatArray) -> FloatArray:
             }
             rows.append(session.run(None, feed)[0].reshape(-1))
     except Exception as exc:
-        raise ModelRejected(f"ONNX Runtime cannot run the model: {_first_line(exc)}.") from exc
+        raise ModelRejected(f"ONNX Runtime cannot run the model: {first_line(exc)}.") from exc
     return np.stack(rows)
+
+
+def weights_of(model: onnx.ModelProto) -> list[FloatArray]:
+    """Return the float tensors that a checked model holds, in no promised order."""
+    tensors = [*model.graph.initializer, *attribute_tensors(model.graph.node)]
+    return [
+        numpy_helper.to_array(tensor) for tensor in tensors if tensor.data_type == TensorProto.FLOAT
+    ]
+
+
+def weights_digests(model: str) -> list[str]:
+    """Child step: return what tells the same weights in another model, sorted; never to be shown.
+
+    A SHA-256 for each tensor, over its values as sorted little-endian float32: reshaping,
+    transposing and renaming change nothing. Tensors of few distinct values are left out, for those
+    are in models that have nothing to do with each other.
+    """
+    found = set()
+    for tensor in weights_of(load(Path(model))):
+        values, counts = np.unique(tensor.astype("<f4"), return_counts=True)
+        if len(values) >= _TELLING_VALUES:
+            found.add(hashlib.sha256(np.repeat(values, counts).tobytes()).hexdigest())
+    return sorted(found)
 
 
 def float_outputs(model: str, samples: str, outputs: str) -> None:
     """Child step: run the checked model on the ``.npy`` samples and write a ``.npy`` of outputs."""
     rows = run(load(Path(model)), np.load(samples, allow_pickle=False))
     np.save(outputs, rows, allow_pickle=False)
-
-
-def _check_allowed(model: onnx.ModelProto, operators: frozenset[str], opsets: range) -> None:
-    graph = model.graph
-    if model.functions or model.training_info or graph.sparse_initializer:
-        raise ModelRejected("The model has functions, training information or sparse tensors.")
-    versions = {opset.domain: opset.version for opset in model.opset_import}
-    if set(versions) - {"", "ai.onnx"}:
-        raise ModelRejected(f"The model imports operator domains {sorted(versions)}.")
-    version = versions.get("", versions.get("ai.onnx", 0))
-    if version not in opsets:
-        raise ModelRejected(
-            f"The model uses opset {version}; {opsets[0]} to {opsets[-1]} are supported.",
-            remedy=f"Export it with opset {OPSETS[-2]}.",
-        )
-    if len(graph.node) > MAX_NODES:
-        raise ModelRejected(f"The model has {len(graph.node)} nodes; at most {MAX_NODES} may come.")
-    unknown = {
-        f"{node.domain or 'onnx'}.{node.op_type}"
-        for node in graph.node
-        if node.domain not in {"", "ai.onnx"} or node.op_type not in operators
-    }
-    if len(unknown) == 1:
-        raise ModelRejected(
-            f"Operator {unknown.pop()} is not supported.",
-            remedy="Use only " + ", ".join(sorted(operators)) + ".",
-        )
-    if unknown:
-        raise ModelRejected(
-            f"Operators {', '.join(sorted(unknown))} are not supported.",
-            remedy="Use only " + ", ".join(sorted(operators)) + ".",
-        )
-    _check_tensors([*graph.initializer, *_attribute_tensors(graph.node)])
-
-
-def _attribute_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterable[TensorProto]:
-    plain = {
-        getattr(onnx.AttributeProto, kind)
-        for kind in ("FLOAT", "INT", "STRING", "TENSOR", "FLOATS", "INTS")
-    }
-    for node in nodes:
-        for attribute in node.attribute:
-            if attribute.type not in plain:
-                raise ModelRejected(
-                    f"Attribute {attribute.name!r} of {node.op_type} holds a graph or other "
-                    "structure; plain numbers and tensors may come."
-                )
-            if attribute.type == onnx.AttributeProto.TENSOR:
-                yield attribute.t
-
-
-def _check_tensors(tensors: Iterable[TensorProto]) -> None:
-    parameters = 0
-    for tensor in tensors:
-        if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
-            raise ModelRejected(
-                f"Tensor {tensor.name!r} lies outside the model file.",
-                remedy="Save the model as one file.",
-            )
-        parameters += _check_elements(tensor.name, tensor.dims)
-    if parameters > MAX_PARAMETERS:
-        raise ModelRejected(
-            f"The model has {parameters} parameters; at most {MAX_PARAMETERS} may come."
-        )
-
-
-def _check_elements(name: str, dimensions: Iterable[int]) -> int:
-    elements = math.prod(dimensions)
-    if not 0 <= elements <= MAX_TENSOR_ELEMENTS:
-        raise ModelRejected(
-            f"Tensor {name!r} has {elements} elements; at most {MAX_TENSOR_ELEMENTS} may come."
-        )
-    return elements
 
 
 def _make_static(model: onnx.ModelProto) -> None:
@@ -265,5 +218,14 @@ def _make_static(model: onnx.ModelProto) -> None:
         value.type.tensor_type.ClearField("shape")
 
 
-def _first_line(exc: Any) -> str:
-    return (str(exc).strip().splitlines() or [type(exc).__name__])[0][:200].rstrip(".")
+def _check_windows(graph: onnx.GraphProto, shapes: dict[str, tuple[int, ...]]) -> None:
+    """Refuse padding that makes an input much larger: engines may store it."""
+    known = {value.name: shape_of(value) for value in graph.input} | shapes
+    for node in graph.node:
+        pads = next((list(a.ints) for a in node.attribute if a.name == "pads"), [])
+        shape = known.get(node.input[0]) if node.input else None
+        if shape is not None and len(pads) == 2 * (len(shape) - 2):
+            half = len(pads) // 2
+            around = [0, 0, *(pads[i] + pads[half + i] for i in range(half))]
+            padded = [size + more for size, more in zip(shape, around, strict=True)]
+            check_elements(f"{node.input[0]}, padded by {node.op_type}", padded)
