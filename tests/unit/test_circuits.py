@@ -45,7 +45,8 @@ def float_outputs(circuit: Recipe, onnx: Path) -> np.ndarray:
 
 
 def test_all_shown_circuits_are_found() -> None:
-    assert {"breast_cancer", "digits_cnn", "lenet_mnist"} <= {folder.name for folder in FOLDERS}
+    shown = {"breast_cancer", "digits_cnn", "lenet_mnist", "penguins_forest", "sunspots_gru"}
+    assert shown <= {folder.name for folder in FOLDERS}
 
 
 def test_folder_is_a_recipe_of_its_own_name_and_holds_nothing_else(circuit: Recipe) -> None:
@@ -85,7 +86,9 @@ def test_card_states_the_float_accuracy_that_held_out_samples_give(
     decisions = (outputs[:, 0] > 0).astype(int) if single else outputs.argmax(axis=1)
     labels = recipe.samples(circuit).labels
     accuracy = np.mean(decisions == labels)
-    assert accuracy >= 0.95
+    majority = np.bincount(labels).max() / len(labels)
+    assert accuracy >= 0.9
+    assert accuracy >= majority + 0.2
     card = (circuit.folder / "README.md").read_text(encoding="utf-8")
     assert re.search(rf"\| float model \| {accuracy:.1%}".replace("%", " %"), card)
     assert f"{len(labels):,} held-out" in card
@@ -108,7 +111,7 @@ def test_card_says_what_is_not_proved(circuit: Recipe) -> None:
 
 def test_card_names_the_licence_of_the_data(circuit: Recipe) -> None:
     card = (circuit.folder / "README.md").read_text(encoding="utf-8")
-    assert re.search(r"CC BY(-SA)? \d\.0", card)
+    assert re.search(r"CC BY(-SA)? \d\.0|CC0 1\.0|public domain", card)
 
 
 def test_card_and_recipe_are_those_of_the_lock(circuit: Recipe) -> None:
