@@ -7,12 +7,22 @@ from pathlib import Path
 import pytest
 
 from tests import databases, fakes
+from zkserve import runtime
 from zkserve.node import Node
 from zkserve.store.queue import JobQueue
 from zkserve.store.tables import VersionRow
 
 # Started in a shell's background, a process ignores Ctrl-C and so do its children; tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _runtime_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests and the processes that they kill leave in clear goes with the tests' folders."""
+    folder = tmp_path_factory.mktemp("runtime")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(runtime.VARIABLE, str(folder))
+        yield
 
 
 @pytest.fixture(scope="session")

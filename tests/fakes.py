@@ -178,7 +178,7 @@ def publish(
     node: Node, name: str = "tiny", *, input_mode: InputMode = InputMode.COMMITTED
 ) -> VersionRow:
     """Add a version of a model of four inputs and two outputs, proved by the fake engine."""
-    pins = {"model": node.artifacts.put(f"compiled {name}".encode())}
+    pins = {"model": node.artifacts.seal(f"compiled {name}".encode())}
     vk = node.artifacts.put(f"key {name}".encode())
     pins["vk"] = vk
     manifest = CircuitManifest(

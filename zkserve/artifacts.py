@@ -1,41 +1,94 @@
 """Content-addressed files: a name is the SHA-256 of the contents, a folder is a store.
 
-Written to a temporary name, synced, then renamed, so that a name that exists is whole.
+Written to a temporary name, synced, then renamed, so that a name that exists is whole. What is
+secret is sealed under the storage key: its file is named by the digest of what is inside, and
+``.age``. It is opened in memory only.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import io
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from zkserve.encoding import sha256_file
-from zkserve.errors import BundleMismatch, NotFound
+from zkserve.errors import BundleMismatch, NotFound, StorageKeyWrong
+from zkserve.runtime import ClearCopies, Held
+from zkserve.sealing import SUFFIX, StorageKey
 
+RECIPIENTS = "recipients"
+"""The file that names the keys, by their public halves, that files here may be sealed to."""
 _BLOCK_BYTES = 1 << 20
 
 
 class ArtifactStore:
-    """A folder of files named by digest, readable by this user only."""
+    """A folder of files named by digest, readable by this user only.
 
-    def __init__(self, folder: Path) -> None:
+    Raises:
+        StorageKeyWrong: files here may be sealed under a key that ``key`` does not hold.
+
+    """
+
+    def __init__(self, folder: Path, key: StorageKey) -> None:
         self.folder = folder
+        self.key = key
+        self._clear = ClearCopies(folder)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._introduce(key)
 
     def put(self, data: bytes) -> str:
-        """Store bytes; return their digest."""
-        return self._write([data])
+        """Store bytes that are no secret; return their digest."""
+        return self._write(lambda file: _copy(io.BytesIO(data), file))
 
     def put_file(self, source: Path) -> str:
-        """Store a copy of a file; return its digest."""
+        """Store a copy of a file that is no secret; return its digest."""
         with source.open("rb") as file:
-            return self._write(iter(lambda: file.read(_BLOCK_BYTES), b""))
+            return self._write(lambda target: _copy(file, target))
+
+    def seal(self, data: bytes) -> str:
+        """Store secret bytes; return their digest, which is that of the bytes themselves."""
+        return self._write(lambda file: self.key.seal(io.BytesIO(data), file), self._sealed)
+
+    def seal_file(self, source: Path) -> str:
+        """Store a secret file; return its digest, which is that of the file itself."""
+        with source.open("rb") as file:
+            return self._write(lambda target: self.key.seal(file, target), self._sealed)
+
+    def reseal(self, digest: str) -> bool:
+        """Seal a file under the key's first where it is in clear, or sealed under another of them.
+
+        It is there throughout, and stays if this is cut off anywhere. Return whether there was
+        anything to do.
+
+        Raises:
+            NotFound: there is none of that digest.
+            StorageKeyWrong: it is sealed under a key that is not there.
+            BundleMismatch: it was altered on disk.
+
+        """
+        sealed = self._sealed(digest)
+        if sealed.is_file():
+            with sealed.open("rb") as file:
+                current = self.key.is_current(file)
+            if not current:
+                self._require(digest, self.seal_file(self.hold(digest).path))
+        else:
+            current = False
+            self._require(digest, self.seal_file(self.path(digest)))
+        clear = self._path(digest)
+        current &= not clear.exists()
+        clear.unlink(missing_ok=True)
+        return not current
 
     def path(self, digest: str) -> Path:
-        """Return where the artifact lies.
+        """Return where an artifact that is no secret lies.
 
         Raises:
             NotFound: there is none of that digest.
@@ -46,57 +99,131 @@ class ArtifactStore:
             raise NotFound(f"There is no artifact {digest}.")
         return path
 
+    def has(self, digest: str) -> bool:
+        """Return whether there is an artifact, secret or not."""
+        return self._sealed(digest).is_file() or self._path(digest).is_file()
+
+    def hold(self, digest: str) -> Held:
+        """Return a path of an artifact in clear; one that is secret is opened in memory for it.
+
+        Raises:
+            NotFound: there is none of that digest.
+            BundleMismatch: the sealed file was altered on disk.
+            StorageKeyWrong: it is sealed under another key.
+            Unavailable: the runtime folder has no room for it.
+
+        """
+        sealed = self._sealed(digest)
+        if not sealed.is_file():
+            return Held(self.path(digest))
+        size_bytes = sealed.stat().st_size
+        return self._clear.hold(digest, size_bytes, lambda file: self._open(sealed, file))
+
     def get(self, digest: str) -> bytes:
-        """Return the contents, rehashed.
+        """Return the contents, rehashed; of a secret too, without a copy of it anywhere.
 
         Raises:
             NotFound: there is none of that digest.
             BundleMismatch: the file was altered on disk.
+            StorageKeyWrong: it is sealed under another key.
 
         """
+        sealed = self._sealed(digest)
+        if sealed.is_file():
+            with io.BytesIO() as memory:
+                self._open(sealed, memory)
+                return memory.getvalue()
         data = self.path(digest).read_bytes()
-        if hashlib.sha256(data).hexdigest() != digest:
-            raise BundleMismatch(f"Artifact {digest} was altered on disk.")
+        self._require(digest, hashlib.sha256(data).hexdigest())
         return data
 
-    def check(self, digest: str) -> Path:
-        """Return the path of an artifact after rehashing it.
+    def check(self, digest: str) -> None:
+        """Rehash an artifact.
 
         Raises:
             NotFound: there is none of that digest.
             BundleMismatch: the file was altered on disk.
+            StorageKeyWrong: it is sealed under another key.
 
         """
-        path = self.path(digest)
-        if sha256_file(path) != digest:
-            raise BundleMismatch(f"Artifact {digest} was altered on disk.")
-        return path
+        sealed = self._sealed(digest)
+        if sealed.is_file():
+            with Path(os.devnull).open("wb") as nowhere:
+                self._open(sealed, nowhere)
+        else:
+            self._require(digest, sha256_file(self.path(digest)))
 
     def delete(self, digest: str) -> None:
         """Remove an artifact if it is there."""
-        self._path(digest).unlink(missing_ok=True)
+        for path in (self._path(digest), self._sealed(digest)):
+            path.unlink(missing_ok=True)
+
+    def retire_other_keys(self) -> None:
+        """Note that nothing here is sealed under any key but the first."""
+        with self._sole():
+            self._write_recipients(self.key.recipients[:1])
 
     def free_bytes(self) -> int:
         """Return the free space of the store's disk."""
         return shutil.disk_usage(self.folder).free
+
+    def _introduce(self, key: StorageKey) -> None:
+        with self._sole():
+            known = _recipients(self.folder)
+            missing = [recipient for recipient in known if recipient not in key.recipients]
+            if missing:
+                raise StorageKeyWrong(
+                    f"The artifacts in {self.folder} are sealed under the storage key of "
+                    f"{missing[0]}; given is that of {', '.join(key.recipients)}.",
+                    remedy="Set ZKSERVE_STORAGE_KEY or ZKSERVE_STORAGE_KEY_FILE to the right one.",
+                )
+            if key.recipients[0] not in known:
+                self._write_recipients((*known, key.recipients[0]))
+
+    def _write_recipients(self, recipients: Iterable[str]) -> None:
+        lines = "".join(f"{recipient}\n" for recipient in recipients)
+        self._write(
+            lambda file: _copy(io.BytesIO(lines.encode()), file),
+            lambda _: self.folder / RECIPIENTS,
+        )
+
+    @contextmanager
+    def _sole(self) -> Iterator[None]:
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _open(self, sealed: Path, target: BinaryIO) -> None:
+        with sealed.open("rb") as file:
+            self.key.unseal(file, target, expected=sealed.name.removesuffix(SUFFIX))
 
     def _path(self, digest: str) -> Path:
         if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
             raise NotFound(f"{digest[:80]!r} is not a SHA-256 digest.")
         return self.folder / digest[:2] / digest
 
-    def _write(self, blocks: Iterable[bytes]) -> str:
-        hasher = hashlib.sha256()
+    def _sealed(self, digest: str) -> Path:
+        return self._path(digest).with_suffix(SUFFIX)
+
+    @staticmethod
+    def _require(digest: str, found: str) -> None:
+        if found != digest:
+            raise BundleMismatch(f"Artifact {digest} was altered on disk.")
+
+    def _write(
+        self, write: Callable[[BinaryIO], str], place: Callable[[str], Path] | None = None
+    ) -> str:
         descriptor, name = tempfile.mkstemp(dir=self.folder, prefix=".new-")
         temporary = Path(name)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                for block in blocks:
-                    hasher.update(block)
-                    file.write(block)
+                digest = write(file)
                 file.flush()
                 os.fsync(file.fileno())
-            target = self._path(hasher.hexdigest())
+            target = (place or self._path)(digest)
             if not target.parent.is_dir():
                 target.parent.mkdir(mode=0o700, exist_ok=True)
                 _sync_folder(self.folder)
@@ -104,7 +231,22 @@ class ArtifactStore:
             _sync_folder(target.parent)
         finally:
             temporary.unlink(missing_ok=True)
-        return hasher.hexdigest()
+        return digest
+
+
+def _copy(source: BinaryIO, target: BinaryIO) -> str:
+    hasher = hashlib.sha256()
+    while block := source.read(_BLOCK_BYTES):
+        hasher.update(block)
+        target.write(block)
+    return hasher.hexdigest()
+
+
+def _recipients(folder: Path) -> list[str]:
+    try:
+        return (folder / RECIPIENTS).read_text().split()
+    except FileNotFoundError:
+        return []
 
 
 def _sync_folder(folder: Path) -> None:

@@ -18,6 +18,7 @@
     │   ├── ChildTimeout              the child outlived its limit
     │   └── JobCancelled              somebody asked for the work to stop
     ├── DevelopmentSrsRefused         a development SRS in production
+    ├── StorageKeyWrong               no storage key, or not the one that artifacts are sealed under
     ├── ChainError                    the node refused, or answered nonsense
     │   └── TransactionReverted       mined and reverted
     └── Unavailable                   a dependency is down; try again
@@ -148,6 +149,12 @@ class DevelopmentSrsRefused(ZkserveError):
     """A development SRS was met where production forbids it."""
 
     code = "development-srs-refused"
+
+
+class StorageKeyWrong(ZkserveError):
+    """The storage key is missing, malformed, or not the one that artifacts are sealed under."""
+
+    code = "storage-key-wrong"
 
 
 class ChainError(ZkserveError):

@@ -69,7 +69,7 @@ def prepare(node: Node, job_id: str) -> bool:
             return False
         digest = sha256_hex(prediction.opening)
         node.database.lock(session, digest)
-        job.opening = node.artifacts.put(prediction.opening)
+        job.opening = node.artifacts.seal(prediction.opening)
         job.claim = claim_to_dict(prediction.claim)
         if JobState(job.state) is JobState.AWAITING_INPUT:
             jobs.transition(session, job, JobState.ACCEPTED)

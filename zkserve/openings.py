@@ -43,7 +43,7 @@ def keep_input(
                 )
             # Equal openings share a file: see forget_input.
             node.database.lock(session, opening)
-            node.artifacts.put(prediction.opening)
+            node.artifacts.seal(prediction.opening)
             inputs.add(
                 session,
                 version_id=version.id,

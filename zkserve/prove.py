@@ -105,7 +105,7 @@ def accept(
                 raise Unavailable(f"{open_jobs} jobs are open.", remedy="Try again later.")
             # Equal openings share a file: see forget_input.
             node.database.lock(session, opening)
-            node.artifacts.put(prediction.opening)
+            node.artifacts.seal(prediction.opening)
             job = jobs.add(
                 session,
                 version_id=version.id,

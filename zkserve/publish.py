@@ -7,11 +7,11 @@ with the float model was measured on held-out samples and found within the recip
 from __future__ import annotations
 
 import json
-import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from zkserve import runtime
 from zkserve.encoding import (
     canonical_json,
     parse_json,
@@ -28,7 +28,7 @@ from zkserve.errors import (
     RecipeInvalid,
     Unavailable,
 )
-from zkserve.node import Node
+from zkserve.node import Node, secret_names
 from zkserve.receipt import manifest_from_dict, manifest_to_dict
 from zkserve.recipe import Recipe, export_onnx, samples
 from zkserve.samples import Samples
@@ -38,6 +38,8 @@ from zkserve.types import CircuitManifest
 LOCK_NAME = "circuit.lock"
 RECIPE_NAME = "recipe.toml"
 _MIN_FREE_BYTES = 2 << 30
+_MIN_ROOM_BYTES = 24 << 20
+"""Enough for small circuits; the keys of large ones need as much as they are long."""
 _LOCKED = ("engine", "engine_version", "options", "input_mode", "weights_mode", "rows")
 
 
@@ -91,8 +93,8 @@ def publish(
             f"Less than {_MIN_FREE_BYTES >> 30} GiB of disk are free.",
             remedy="Free some: a proving key takes up to a few GiB.",
         )
-    with tempfile.TemporaryDirectory(dir=node.artifacts.folder, prefix=".publish-") as folder:
-        work = Path(folder)
+    runtime.require_room(_MIN_ROOM_BYTES, "Publishing")
+    with runtime.private_folder() as work:
         progress("exporting to ONNX")
         onnx = export_onnx(recipe, work / "model.onnx")
         data = samples(recipe)
@@ -299,7 +301,8 @@ def _record(
     node: Node, recipe: Recipe, onnx: Path, publication: str, bundle: Bundle, why: str
 ) -> Published:
     for name, path in bundle.files.items():
-        stored = node.artifacts.put_file(path)
+        secret = name in secret_names(bundle.manifest)
+        stored = (node.artifacts.seal_file if secret else node.artifacts.put_file)(path)
         if stored != bundle.manifest.pins[name]:
             raise ModelRejected(f"Artifact {name} changed while it was being published.")
     with node.database.session() as session:

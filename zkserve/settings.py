@@ -24,6 +24,18 @@ class Settings(BaseSettings):
     data_dir: Path = Field(
         Path("data"), description="Artifacts and, by default, the SQLite database."
     )
+    storage_key: SecretStr = Field(
+        SecretStr(""),
+        description="Key that secret artifacts are sealed under, as `zkserve storage new-key`"
+        " prints it; production needs this or `ZKSERVE_STORAGE_KEY_FILE`. Empty: storage.key in"
+        " the data folder, made at the first start.",
+    )
+    storage_key_file: Path | None = Field(None, description="File that holds the storage key.")
+    runtime_dir: Path | None = Field(
+        None,
+        description="Folder where secrets lie in clear while they are worked with; has to be in"
+        " memory. Empty: /dev/shm, or where there is none the folder for temporary files.",
+    )
     database_url: str = Field(
         "",
         repr=False,  # may hold a password
@@ -126,6 +138,12 @@ class Settings(BaseSettings):
     def solc_command(self) -> str:
         """The Solidity compiler in force: the set one, or the checkout's."""
         return self.solc or str(Path(__file__).resolve().parents[1] / "contracts/tools/solc")
+
+    @model_validator(mode="after")
+    def _one_storage_key(self) -> Settings:
+        if self.storage_key.get_secret_value() and self.storage_key_file:
+            raise ValueError("ZKSERVE_STORAGE_KEY and ZKSERVE_STORAGE_KEY_FILE are both set.")
+        return self
 
     @model_validator(mode="after")
     def _srs_needs_digest(self) -> Settings:

@@ -24,7 +24,7 @@ from typing import TypeVar
 
 from dbos import DBOS
 
-from zkserve import follow, fulfil, log, openings, prove
+from zkserve import follow, fulfil, log, openings, prove, storage
 from zkserve.chain.rpc import Chain
 from zkserve.encoding import sha256_hex
 from zkserve.engines.base import Limits
@@ -312,9 +312,14 @@ class Worker:
             return JobState(jobs.get(session, job_id).state)
 
     def _tidy(self) -> None:
-        """Delete private inputs that nothing needs any more, now and every hour."""
+        """Delete private inputs that nothing needs any more, now and every hour; seal old files."""
+        in_clear = True
         while not self._stopping.is_set():
             try:
+                if in_clear:
+                    sealed = storage.seal_clear(self._node)
+                    in_clear = False
+                    _log.info("sealed", files=sealed)
                 with self._node.database.snapshot() as session:
                     spent = jobs.spent(session)
                 for job_id in spent:
@@ -362,6 +367,8 @@ def main(settings: Settings) -> None:
         data_dir=settings.data_dir,
         database_url=settings.database,
         production=settings.production,
+        storage_key=settings.storage_key.get_secret_value(),
+        storage_key_file=settings.storage_key_file,
     )
     node.database.require_current()
     chain = None

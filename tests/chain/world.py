@@ -254,7 +254,7 @@ class World:
                 version_id=self.version.id,
                 tenant="patient",
                 commitment=recorded()[case]["input"],
-                opening=self.node.artifacts.put(case.encode()),
+                opening=self.node.artifacts.seal(case.encode()),
             )
 
     def job(self, request_id: int) -> JobRow:

@@ -25,7 +25,7 @@ from zkserve.errors import (
     RecipeInvalid,
     ZkserveError,
 )
-from zkserve.node import Node
+from zkserve.node import Node, secret_names
 from zkserve.receipt import manifest_bytes, manifest_to_dict, receipt_to_dict
 from zkserve.store.tables import VersionRow
 from zkserve.types import CircuitManifest, Claim, Receipt, Scale, Settlement, TensorSpec
@@ -205,7 +205,10 @@ def test_a_bare_onnx_file_is_published_with_its_agreement_measured(desk: Desk, b
     assert bare.manifest.development_srs
     assert bare.manifest == identified(bare.manifest)
     for name, digest in bare.manifest.pins.items():
-        assert desk.node.artifacts.check(digest), name
+        desk.node.artifacts.check(digest)
+        sealed = name in secret_names(bare.manifest)
+        assert sealed == (name not in bare.manifest.public and name != "srs")
+        assert (desk.node.artifacts.folder / digest[:2] / digest).exists() != sealed
 
 
 def test_the_same_again_changes_nothing_and_builds_nothing(desk: Desk, bare: Issued):

@@ -85,7 +85,7 @@ def commands(
 
 
 COMMANDS = dict(commands())
-READ_NO_SETTINGS = {("verify",), ("demo",), ("srs", "import")}
+READ_NO_SETTINGS = {("verify",), ("demo",), ("srs", "import"), ("storage", "new-key")}
 each_command = pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
 
 

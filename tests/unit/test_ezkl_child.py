@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import textwrap
 import threading
 import time
@@ -15,10 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from zkserve.engines import child as child_module
+from zkserve import runtime
 from zkserve.engines.base import Limits
-from zkserve.engines.child import FOLDER_PREFIX, Child, run_child, sweep_abandoned
+from zkserve.engines.child import Child, run_child
 from zkserve.errors import ChildKilled, ChildTimeout, EngineFailed, InputOutOfRange, JobCancelled
+from zkserve.runtime import FOLDER_PREFIX, sweep_abandoned
 
 STEPS = "tests.child_steps:"
 LIMITS = Limits(time_s=30, memory_bytes=1 << 30)
@@ -26,7 +26,7 @@ LIMITS = Limits(time_s=30, memory_bytes=1 << 30)
 
 @pytest.fixture(autouse=True)
 def _own_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv(runtime.VARIABLE, str(tmp_path))
     yield
     assert not list(tmp_path.glob(FOLDER_PREFIX + "*")), "a private folder was left behind"
 
@@ -152,9 +152,8 @@ def test_a_child_outlives_the_thread_that_made_it():
 def test_a_child_dies_with_its_parent_and_its_folder_is_swept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    code = f"""
-        import os, tempfile, threading
-        tempfile.tempdir = {str(tmp_path)!r}
+    code = """
+        import os, threading
         from zkserve.engines.base import Limits
         from zkserve.engines.child import Child
         child = Child(limits=Limits())
@@ -174,7 +173,7 @@ def test_a_child_dies_with_its_parent_and_its_folder_is_swept(
     (folder,) = tmp_path.glob(FOLDER_PREFIX + "*")
     sweep_abandoned()
     assert folder.exists(), "too young to be taken for abandoned"
-    monkeypatch.setattr(child_module, "ABANDONED_AFTER_S", -1)
+    monkeypatch.setattr(runtime, "ABANDONED_AFTER_S", -1)
     alive = Child(limits=LIMITS)
     assert not folder.exists()
     sweep_abandoned()

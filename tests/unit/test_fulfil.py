@@ -88,7 +88,7 @@ def test_committed_input_is_awaited_then_found(
             version_id=version.id,
             tenant="someone",
             commitment=to_hex(expected.claim.input),
-            opening=node.artifacts.put(expected.opening),
+            opening=node.artifacts.seal(expected.opening),
         )
     assert fulfil.prepare(node, job_id)
     with node.database.snapshot() as session:

@@ -74,7 +74,7 @@ def _finish(node: Node, queue: JobQueue, job: JobRow) -> JobRow:
 def _kept(node: Node, opening: str | None) -> bool:
     assert opening is not None
     try:
-        node.artifacts.path(opening)
+        node.artifacts.get(opening)
     except NotFound:
         return False
     return True
@@ -467,8 +467,8 @@ def test_the_tighter_limit_holds(
 def test_altered_artifacts_are_not_proved(node: Node, accept: Accept) -> None:
     job = accept()
     assert job.opening is not None
-    path = node.artifacts.path(job.opening)
-    shutil.copy(node.artifacts.path(_version(node, job).onnx_sha256), path)
+    sealed = {path.stem: path for path in node.artifacts.folder.rglob("*.age")}
+    shutil.copy(sealed[_version(node, job).onnx_sha256], sealed[job.opening])
     with pytest.raises(ZkserveError, match="altered"):
         _prove(node, job)
 
@@ -505,7 +505,7 @@ def test_inputs_handed_in_ahead_are_forgotten_in_time(
     node: Node, version: VersionRow, engine: fakes.FakeEngine
 ) -> None:
     prediction = prove.predict(node, version, INPUT)
-    opening = node.artifacts.put(prediction.opening)
+    opening = node.artifacts.seal(prediction.opening)
     commitment = to_hex(prediction.claim.input)
     with node.database.session() as session:
         inputs.add(

@@ -72,6 +72,7 @@ CODES = {
     "child-timeout",
     "cancelled",
     "development-srs-refused",
+    "storage-key-wrong",
     "chain-error",
     "transaction-reverted",
     "unavailable",

@@ -44,7 +44,7 @@ def test_each_setting_is_read_from_the_environment(name: str, monkeypatch: pytes
     monkeypatch.setenv("ZKSERVE_SRS_SHA256", "aa" * 32)
     monkeypatch.setenv(f"ZKSERVE_{name.upper()}", given)
     value = getattr(Settings(), name)
-    if name == "signer_key":
+    if name in ("signer_key", "storage_key"):
         value = value.get_secret_value()
     assert str(value).lower().removesuffix(".0") == given.lower()
     assert value != field.get_default()

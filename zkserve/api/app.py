@@ -77,6 +77,8 @@ def serve(settings: Settings) -> None:
         data_dir=settings.data_dir,
         database_url=settings.database,
         production=settings.production,
+        storage_key=settings.storage_key.get_secret_value(),
+        storage_key_file=settings.storage_key_file,
     )
     node.database.require_current()
     app = create_app(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -14,13 +15,13 @@ import psutil
 import typer
 from rich.markup import escape
 
-from zkserve import log
-from zkserve.artifacts import ArtifactStore
+from zkserve import log, runtime
 from zkserve.cli.console import JsonFlag, answer, progress, read_settings, table
-from zkserve.cli.owner import open_chain, open_node
+from zkserve.cli.owner import connect, open_chain, open_node
 from zkserve.cli.user import ApiKeyOption, UrlOption, open_client
 from zkserve.client import Client
 from zkserve.errors import NotFound, Unauthorized, ZkserveError
+from zkserve.sealing import new_key
 from zkserve.settings import Settings
 from zkserve.store import jobs, keys
 from zkserve.store.database import Database
@@ -28,6 +29,7 @@ from zkserve.types import JobState
 
 _MIN_FREE_GIB = 5
 _MIN_MEMORY_GIB = 4
+_MIN_RUNTIME_MIB = 512
 
 
 def register(app: typer.Typer) -> None:
@@ -53,6 +55,12 @@ def register(app: typer.Typer) -> None:
     srs = typer.Typer(help="Structured reference strings.", no_args_is_help=True)
     srs.command("import")(srs_import)
     app.add_typer(srs, name="srs")
+    storage = typer.Typer(
+        help="The storage key, and what is sealed under it.", no_args_is_help=True
+    )
+    storage.command("new-key")(storage_new_key)
+    storage.command("seal")(storage_seal)
+    app.add_typer(storage, name="storage")
 
 
 def status(url: UrlOption = None, api_key: ApiKeyOption = None, as_json: JsonFlag = False) -> None:
@@ -117,6 +125,8 @@ def _checks(settings: Settings) -> list[tuple[str, Callable[[], str]]]:
         ("native", _check_native),
         ("memory", _check_memory),
         ("disk", lambda: _check_disk(settings)),
+        ("runtime", _check_runtime),
+        ("sealing", lambda: _check_sealing(settings)),
         ("database", lambda: _check_database(settings)),
         ("solc", lambda: _check_solc(settings)),
         ("srs", lambda: _check_srs(settings)),
@@ -145,12 +155,32 @@ def _check_memory() -> str:
 
 
 def _check_disk(settings: Settings) -> str:
-    free_gib = ArtifactStore(settings.data_dir / "artifacts").free_bytes() / 2**30
+    at = settings.data_dir.absolute()
+    while not at.exists():
+        at = at.parent
+    free_gib = shutil.disk_usage(at).free / 2**30
     if free_gib < _MIN_FREE_GIB:
         raise ZkserveError(
             f"{free_gib:.1f} GiB free.", remedy=f"Keys want {_MIN_FREE_GIB} GiB or more."
         )
     return f"{free_gib:.0f} GiB free"
+
+
+def _check_runtime() -> str:
+    at, free = runtime.root(), runtime.free_bytes()
+    remedy = f"Give it {_MIN_RUNTIME_MIB} MiB or more; ZKSERVE_RUNTIME_DIR names another folder."
+    if not runtime.in_memory(at):
+        raise ZkserveError(f"{at} is not in memory: secrets would reach a disk.", remedy=remedy)
+    if free < _MIN_RUNTIME_MIB << 20:
+        raise ZkserveError(f"{free >> 20} MiB free in {at}.", remedy=remedy)
+    return f"{at}, in memory, {free >> 20} MiB free"
+
+
+def _check_sealing(settings: Settings) -> str:
+    key = connect(settings).artifacts.key
+    own = not (settings.storage_key.get_secret_value() or settings.storage_key_file)
+    where = " (made here: it lies beside what it seals)" if own else ""
+    return f"{key.recipients[0]}{where}"
 
 
 def _check_database(settings: Settings) -> str:
@@ -253,6 +283,36 @@ def srs_import(
         f"ZKSERVE_SRS_SHA256={digest}",
         f"  Native circuits verified under it show the SRS digest {points}.",
         "  That this ceremony is one to trust is for you to know.",
+    )
+
+
+def storage_new_key(as_json: JsonFlag = False) -> None:
+    """Print a fresh storage key; nothing is stored.
+
+    Example: `(umask 077; zkserve storage new-key > /etc/zkserve/storage.key)`
+    """
+    key = new_key()
+    answer({"key": key}, as_json, key.rstrip())
+
+
+def storage_seal(as_json: JsonFlag = False) -> None:
+    """Seal all that is secret under the storage key's first line, where it is not yet.
+
+    For a change of keys: stop the other processes, put the new key before the old one, run this,
+    and take the old one away. Cut off anywhere, it loses nothing; run it again.
+    Example: `zkserve storage seal`
+    """
+    from zkserve import storage
+
+    node = open_node(read_settings())
+    with progress(as_json) as show:
+        show("sealing")
+        number = storage.seal_all(node)
+    recipient = node.artifacts.key.recipients[0]
+    answer(
+        {"sealed": number, "recipient": recipient},
+        as_json,
+        f"{number} files sealed anew; all are sealed under the key of {recipient}.",
     )
 
 

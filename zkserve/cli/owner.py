@@ -33,13 +33,25 @@ def open_node(settings: Settings) -> Node:
         ZkserveError: the tables are of another version.
 
     """
-    node = Node.open(
+    node = connect(settings)
+    node.database.require_current()
+    return node
+
+
+def connect(settings: Settings) -> Node:
+    """Open the node the settings describe, whatever its tables are.
+
+    Raises:
+        StorageKeyWrong: the storage key is missing, malformed or another.
+
+    """
+    return Node.open(
         data_dir=settings.data_dir,
         database_url=settings.database,
         production=settings.production,
+        storage_key=settings.storage_key.get_secret_value(),
+        storage_key_file=settings.storage_key_file,
     )
-    node.database.require_current()
-    return node
 
 
 def publish(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from zkserve import runtime
 from zkserve.engines.base import Bundle, Engine, FloatArray, Limits
 from zkserve.engines.child import run_child
 from zkserve.engines.sandbox import Reach
@@ -44,13 +44,13 @@ def measure_agreement(
         raise InvalidInput(
             f"Labels have shape {labels.shape}; expected ({len(held_out)},), one for each sample."
         )
-    with tempfile.TemporaryDirectory(prefix="zkserve-") as folder:
-        samples, outputs = Path(folder, "samples.npy"), Path(folder, "outputs.npy")
+    with runtime.private_folder() as folder:
+        samples, outputs = folder / "samples.npy", folder / "outputs.npy"
         np.save(samples, held_out)
         run_child(
             "zkserve.engines.onnx_model:float_outputs",
             limits=FLOAT_LIMITS,
-            reach=Reach(readable=(model_onnx.resolve(),), writable=(Path(folder).resolve(),)),
+            reach=Reach(readable=(model_onnx.resolve(),), writable=(folder.resolve(),)),
             model=str(model_onnx.resolve()),
             samples=str(samples.resolve()),
             outputs=str(outputs.resolve()),

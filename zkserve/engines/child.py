@@ -1,6 +1,6 @@
 """Disposable child processes: where untrusted models are parsed and heavy work is contained.
 
-A child is spawned, never forked; it has its own session, its own private folder (working
+A child is spawned, never forked; it has its own session, its own private folder in memory (working
 directory, ``HOME``, ``TMPDIR`` and ezkl's cache) and a bare environment without our secrets. It
 dies with its parent. The parent polls resident memory, time and cancellation about twenty times a
 second and kills the whole process group when a bound is passed. Nothing the child prints is shown:
@@ -15,19 +15,16 @@ target is ``"module:function"``; JSON lines come back on a pipe of their own: an
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import importlib
 import json
 import math
 import os
 import resource
 import select
-import shutil
 import signal
 import stat
 import subprocess
 import sys
-import tempfile
 import time
 import weakref
 from collections.abc import Iterator
@@ -39,15 +36,13 @@ from typing import IO, Any
 import psutil
 
 import zkserve
-from zkserve import errors
+from zkserve import errors, runtime
 from zkserve.engines import sandbox
 from zkserve.engines.base import Cancelled, Limits, Progress
 from zkserve.engines.sandbox import Reach
 
 POLL_S = 0.05
 ADDRESS_SPACE_SLACK_BYTES = 4 << 30
-FOLDER_PREFIX = "zkserve-child-"
-ABANDONED_AFTER_S = 60.0
 MAX_REPLY_BYTES = 256 << 20
 MAX_TEXT = 2000
 _SIGNALLED = 128
@@ -101,10 +96,7 @@ class Child:
         self.limits = limits
         self._wrapped = reach is not None and _wrapped()
         self._writable = reach.writable if reach else ()
-        sweep_abandoned()
-        self.folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
-        lock = os.open(self.folder, os.O_RDONLY)
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        self.folder, lock = runtime.make_folder()
         self._replies, reply_end = os.pipe()
         self._output = (self.folder / "output").open("ab")
         command = _command(self.folder, reach, self._wrapped, reply_end, limits, niceness)
@@ -123,7 +115,7 @@ class Child:
         except BaseException:
             os.close(self._replies)
             self._output.close()
-            _remove(self.folder, lock)
+            runtime.remove_folder(self.folder, lock)
             raise
         finally:
             os.close(reply_end)
@@ -263,20 +255,6 @@ def run_child(
         child.close()
 
 
-def sweep_abandoned() -> None:
-    """Remove private folders whose owner was killed before it could: they may hold inputs."""
-    for folder in Path(tempfile.gettempdir()).glob(FOLDER_PREFIX + "*"):
-        with contextlib.suppress(OSError):
-            if time.time() - folder.stat().st_mtime < ABANDONED_AFTER_S:
-                continue
-            lock = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-            finally:
-                os.close(lock)
-
-
 def report(phrase: str) -> None:
     """Tell the parent how far the work is; called in the child only."""
     _reply({"progress": phrase})
@@ -340,12 +318,7 @@ def _end(
             process.stdin.close()
     os.close(replies)
     output.close()
-    _remove(folder, lock)
-
-
-def _remove(folder: Path, lock: int) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    os.close(lock)
+    runtime.remove_folder(folder, lock)
 
 
 def _rss_bytes(pid: int) -> int:

@@ -1,0 +1,116 @@
+"""See to it that no secret artifact lies in clear: after an upgrade, and for a change of keys."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import select
+
+from zkserve import log
+from zkserve.errors import BundleMismatch
+from zkserve.node import Node, secret_names
+from zkserve.receipt import manifest_from_dict
+from zkserve.sealing import SUFFIX
+from zkserve.store.tables import InputRow, JobRow, VersionRow
+
+_log = log.get("storage")
+_SETTLED_AFTER_S = 3600.0
+"""By then what was put into the store is in the database too, if it ever will be."""
+
+
+def seal_clear(node: Node) -> int:
+    """Seal what lies in clear and is not known to be public; return how many files.
+
+    Such files come from releases that did not seal. What they put into the store and never into
+    the database is sealed an hour after it was put there; what they left unfinished is removed.
+    """
+    _remove_unfinished(node)
+    digests = [path.name for path in _files(node) if not path.suffix]
+    known = _Known.of(node)
+    return sum(
+        _reseal(node, digest, known)
+        for digest in digests
+        if digest not in known.public
+        and (digest in known.secret or _old(node.artifacts.folder / digest[:2] / digest))
+    )
+
+
+def seal_all(node: Node) -> int:
+    """Seal what lies in clear, and anew what is sealed under another key than the first.
+
+    Return how many files. Others must not work on the same artifacts meanwhile with the old key.
+
+    Raises:
+        BundleMismatch: a file cannot be sealed, as it was altered.
+
+    """
+    number, known = seal_clear(node), _Known.of(node)
+    sealed = [path.stem for path in _files(node) if path.suffix == SUFFIX]
+    number += sum(_reseal(node, digest, known, strict=True) for digest in sealed)
+    node.artifacts.retire_other_keys()
+    return number
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Known:
+    """Digests by what the database knows of them."""
+
+    secret: set[str]
+    public: set[str]
+    pinned: set[str]
+
+    @classmethod
+    def of(cls, node: Node) -> _Known:
+        with node.database.snapshot() as session:
+            manifests = [
+                manifest_from_dict(m) for m in session.scalars(select(VersionRow.manifest))
+            ]
+            secret = {digest for digest in session.scalars(select(JobRow.opening)) if digest}
+            secret |= set(session.scalars(select(InputRow.opening)))
+            public = {digest for digest in session.scalars(select(JobRow.proof)) if digest}
+        pinned = set()
+        for manifest in manifests:
+            hidden = secret_names(manifest)
+            for name, digest in manifest.pins.items():
+                pinned.add(digest)
+                (secret if name in hidden else public).add(digest)
+        return cls(secret=secret - public, public=public, pinned=pinned)
+
+
+def _reseal(node: Node, digest: str, known: _Known, *, strict: bool = False) -> bool:
+    try:
+        if digest in known.pinned:
+            return node.artifacts.reseal(digest)
+        # A deletion would otherwise come in between, and be undone: see openings.
+        with node.database.session() as session:
+            node.database.lock(session, digest)
+            return node.artifacts.has(digest) and node.artifacts.reseal(digest)
+    except BundleMismatch as exc:
+        if strict:
+            raise
+        _log.warning("not_sealed", artifact=digest, reason=str(exc))
+        return False
+
+
+def _remove_unfinished(node: Node) -> None:
+    folder = node.artifacts.folder
+    for path in [*folder.glob(".publish-*"), *folder.glob(".new-*")]:
+        if _old(path):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _files(node: Node) -> Iterator[Path]:
+    for path in sorted(node.artifacts.folder.glob("??/*")):
+        if len(path.stem) == 64 and path.suffix in ("", SUFFIX):
+            yield path
+
+
+def _old(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime > _SETTLED_AFTER_S
+    except FileNotFoundError:
+        return False
