@@ -61,9 +61,10 @@ class FakeEngine:
     def predict(
         self, bundle: Bundle, inputs: FloatArray, *, salt: bytes | None = None
     ) -> Prediction:
-        """Two outputs: the sum of the inputs and its negative."""
-        if inputs.shape != (ELEMENTS,):
-            raise InvalidInput(f"expected shape ({ELEMENTS},), got {inputs.shape}.")
+        """Two outputs for each sample: the sum of its inputs and its negative."""
+        elements = ELEMENTS * bundle.manifest.batch
+        if inputs.shape != (elements,):
+            raise InvalidInput(f"expected shape ({elements},), got {inputs.shape}.")
         if float(np.abs(inputs).max()) > 100:
             raise InputOutOfRange("an input is outside ±100.")
         committed = bundle.manifest.input_mode is InputMode.COMMITTED
@@ -175,7 +176,11 @@ def use(engine: FakeEngine) -> Iterator[FakeEngine]:
 
 
 def publish(
-    node: Node, name: str = "tiny", *, input_mode: InputMode = InputMode.COMMITTED
+    node: Node,
+    name: str = "tiny",
+    *,
+    input_mode: InputMode = InputMode.COMMITTED,
+    batch: int = 1,
 ) -> VersionRow:
     """Add a version of a model of four inputs and two outputs, proved by the fake engine."""
     pins = {"model": node.artifacts.seal(f"compiled {name}".encode())}
@@ -188,8 +193,9 @@ def publish(
         input_mode=input_mode,
         weights_mode=WeightsMode.HASHED,
         weights=WEIGHTS,
-        inputs=(TensorSpec(name="x", shape=(1, ELEMENTS)),),
-        output=TensorSpec(name="y", shape=(1, 2)),
+        inputs=(TensorSpec(name="x", shape=(batch, ELEMENTS)),),
+        output=TensorSpec(name="y", shape=(batch, 2)),
+        parameters={"batch": batch},
         output_scale=SCALE,
         pins=pins,
         public=frozenset({"vk"}),
@@ -211,11 +217,13 @@ def publish(
 
 def _predict(bundle: Bundle, quantised: list[int], salt: bytes | None) -> Prediction:
     packed = _pack(quantised)
+    starts = range(0, len(quantised), ELEMENTS)
+    sums = [sum(quantised[start : start + ELEMENTS]) for start in starts]
     claim = Claim(
         circuit_id=bundle.manifest.circuit_id,
         weights=bundle.manifest.weights,
         input=packed if salt is None else hashlib.sha256(salt + packed).digest(),
-        outputs=(sum(quantised), -sum(quantised)),
+        outputs=tuple(output for total in sums for output in (total, -total)),
     )
     opening = canonical_json({"input": quantised, "salt": salt.hex() if salt else None})
     return Prediction(claim=claim, opening=opening)

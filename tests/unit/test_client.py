@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 import zkserve.client
 from zkserve.client import Client, CommittedInput, JobEvent, Prediction
 from zkserve.client import connection as connection_module
+from zkserve.client.answers import read_prediction
 from zkserve.encoding import canonical_json, claim_digest, identified, sha256_hex
 from zkserve.errors import (
     BundleMismatch,
@@ -480,3 +482,45 @@ def test_a_manifest_of_another_circuit_is_refused() -> None:
         with pytest.raises(BundleMismatch):
             client.manifest("0x" + "00" * 32)
         assert client.manifest(artifacts.manifest.circuit_id) == artifacts.manifest
+
+
+@pytest.mark.parametrize(
+    ("inputs", "shape"),
+    [
+        ([1, 2, 3, 4], [2, 2]),
+        ([1, 2], [1, 2]),
+        ([[1, 2], [3, 4]], [2, 2]),
+        ([1, 2, 3, 4, 5, 6, 7, 8], [4, 2]),
+        ([1, 2, 3], [3, 2]),
+    ],
+)
+def test_rows_of_a_batch_are_sent_as_rows(inputs: Any, shape: list[int]) -> None:
+    """What makes no whole rows goes out in the model's shape, for the service to refuse."""
+    batched = {"inputs": [{"name": "x", "shape": [3, 2]}], "parameters": {"batch": 3}}
+    sent: list[Any] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            return httpx.Response(200, json=batched)
+        sent.append(json.loads(request.content)["inputs"][0]["shape"])
+        return service(request)
+
+    with connect(handler) as client:
+        client.infer("tiny", inputs)
+    assert sent == [shape]
+
+
+def test_only_the_rows_that_were_sent_are_answered() -> None:
+    claim = replace(CLAIM, outputs=(1, 2, 3, 4, 4, 4))
+    told = {
+        "claim": canonical_json(claim_to_dict(claim)).decode(),
+        "claim_digest": claim_digest(claim),
+    }
+    prediction = read_prediction(answer(**told, batch=3, rows=2))
+    assert prediction.outputs == (1, 2, 3, 4)
+    assert prediction.values == tuple(output / 256 for output in (1, 2, 3, 4))
+    assert (prediction.batch, prediction.rows) == (3, 2)
+    assert prediction.claim == claim
+    for batch, rows in ((3, 4), (3, 0), (4, 1), (0, 0)):
+        with pytest.raises(ZkserveError, match="form"):
+            read_prediction(answer(**told, batch=batch, rows=rows))

@@ -131,8 +131,8 @@ def _infer(
     with service.node.database.snapshot() as session:
         _, row = versions.find(session, model, number)
     manifest = manifest_from_dict(row.manifest)
-    values = tensors.join(manifest.inputs, request.inputs)
-    _outputs(manifest, (), request.outputs)
+    values = tensors.join(manifest.inputs, request.inputs, manifest.batch)
+    _outputs(manifest, (), request.outputs, rows=manifest.batch)
     prediction = prove.predict(service.node, row, values)
     if not request.parameters.prove:
         return _answer(model, row, request, prediction.claim, prediction.opening, {})
@@ -176,6 +176,7 @@ def _answer(
     parameters: dict[str, Scalar],
 ) -> InferResponse:
     manifest = manifest_from_dict(row.manifest)
+    rows = tensors.rows_of(manifest.inputs, request.inputs, manifest.batch)
     # Scalars only, as the protocol has it: what is nested travels as canonical JSON text.
     parameters = {
         **parameters,
@@ -185,6 +186,8 @@ def _answer(
         "output_multiplier": manifest.output_scale.multiplier,
         "output_shift": manifest.output_scale.shift,
         "development_srs": manifest.development_srs,
+        "batch": manifest.batch,
+        "rows": rows,
     }
     if opening is not None and manifest.input_mode is InputMode.COMMITTED:
         parameters["opening"] = opening.decode()
@@ -193,7 +196,7 @@ def _answer(
         model_version=str(row.number),
         id=request.id,
         parameters=parameters,
-        outputs=_outputs(manifest, claim.outputs, request.outputs),
+        outputs=_outputs(manifest, claim.outputs, request.outputs, rows=rows),
     )
 
 
@@ -201,8 +204,14 @@ def _outputs(
     manifest: CircuitManifest,
     integers: Sequence[int],
     requested: Sequence[RequestedOutput] | None,
+    *,
+    rows: int,
 ) -> list[OutputTensor]:
+    """Return the outputs of the first ``rows`` samples of a claim."""
     shape, name = list(manifest.output.shape), manifest.output.name
+    if manifest.batch > 1:
+        integers = integers[: len(integers) // manifest.batch * rows]
+        shape[0] = rows
     reals = [manifest.output_scale.to_real(integer) for integer in integers]
     quantised = OutputTensor(
         name=quantised_name(manifest.output), shape=shape, datatype="INT64", data=list(integers)
@@ -229,7 +238,8 @@ def _commit(service: Service, tenant: str, request: InputRequest) -> CommittedIn
     with service.node.database.snapshot() as session:
         _, row = versions.find(session, request.model, request.version)
     manifest = manifest_from_dict(row.manifest)
-    prediction = prove.predict(service.node, row, tensors.join(manifest.inputs, request.inputs))
+    values = tensors.join(manifest.inputs, request.inputs, manifest.batch)
+    prediction = prove.predict(service.node, row, values)
     committed = manifest.input_mode is InputMode.COMMITTED
     if committed:
         openings.keep_input(
@@ -247,4 +257,6 @@ def _commit(service: Service, tenant: str, request: InputRequest) -> CommittedIn
         chain_version_id=row.chain_version_id,
         input=to_hex(prediction.claim.input),
         opening=prediction.opening.decode() if committed else None,
+        batch=manifest.batch,
+        rows=tensors.rows_of(manifest.inputs, request.inputs, manifest.batch),
     )

@@ -150,6 +150,7 @@ def _parameters(row: VersionRow, manifest: CircuitManifest) -> dict[str, Any]:
         "weights": manifest.weights,
         "output_scale": asdict(manifest.output_scale),
         "development_srs": manifest.development_srs,
+        "batch": manifest.batch,
         "rows": manifest.rows,
         "classes": row.classes,
         "agreement": asdict(manifest.agreement) if manifest.agreement else None,

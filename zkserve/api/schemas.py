@@ -97,8 +97,9 @@ class InferResponse(BaseModel):
     parameters: dict[str, Scalar] = Field(
         description="proof_id and proof_status where a proof was asked for; circuit_id, "
         "claim_digest, claim (canonical JSON as text), output_multiplier, output_shift, "
-        "development_srs; opening (canonical JSON as text, private: keep it) where the input is "
-        "committed.",
+        "development_srs; batch, the samples that the claim is about, and rows, those of them that "
+        "were sent and are answered (the rest repeat the last); opening (canonical JSON as text, "
+        "private: keep it) where the input is committed.",
     )
     outputs: list[OutputTensor]
 
@@ -174,6 +175,8 @@ class CommittedInput(BaseModel):
     opening: str | None = Field(
         description="Canonical JSON as text, private: keep it. Null where the input is public."
     )
+    batch: int = Field(description="Samples that the claim will be about.")
+    rows: int = Field(description="Those of them that were sent; the rest repeat the last.")
 
 
 class Metrics(BaseModel):

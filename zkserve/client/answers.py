@@ -17,6 +17,9 @@ from zkserve.types import Claim, JobState, Scale
 class Prediction:
     """Outputs that will be proved, not yet proven; ``values`` are their real values.
 
+    Both are of the ``rows`` samples that were sent, row after row. The claim is about ``batch``
+    samples: where fewer were sent, the last is repeated.
+
     ``opening`` is private, canonical JSON bytes: whoever holds it can show what was committed to.
     It is there where the input is committed, and is not to be had again once the proof is made.
     """
@@ -28,6 +31,8 @@ class Prediction:
     claim: Claim
     development_srs: bool
     proof_id: str | None
+    batch: int = 1
+    rows: int = 1
     opening: bytes | None = field(default=None, repr=False)
 
 
@@ -100,11 +105,17 @@ def read_prediction(answer: Mapping[str, Any]) -> Prediction:
         scale = Scale(
             multiplier=int(parameters["output_multiplier"]), shift=int(parameters["output_shift"])
         )
+        batch, rows = int(parameters.get("batch", 1)), int(parameters.get("rows", 1))
+        if not 1 <= rows <= batch or len(claim.outputs) % batch:
+            raise ValueError(f"{rows} of {batch} rows in {len(claim.outputs)} outputs")
+        outputs = claim.outputs[: len(claim.outputs) // batch * rows]
         prediction = Prediction(
             model=answer["model_name"],
             version=int(answer["model_version"]),
-            values=tuple(scale.to_real(output) for output in claim.outputs),
-            outputs=claim.outputs,
+            values=tuple(scale.to_real(output) for output in outputs),
+            outputs=outputs,
+            batch=batch,
+            rows=rows,
             claim=claim,
             development_srs=parameters["development_srs"],
             proof_id=parameters.get("proof_id"),

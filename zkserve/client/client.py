@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import tempfile
 import time
@@ -311,6 +312,7 @@ class Client:
         metadata = self.metadata(model, version)
         with reading():
             shapes = {spec["name"]: spec["shape"] for spec in metadata["inputs"]}
+            batch = int(metadata.get("parameters", {}).get("batch", 1))
         if not isinstance(inputs, Mapping):
             if len(shapes) != 1:
                 raise InvalidInput(
@@ -328,7 +330,8 @@ class Client:
         for name, numbers in inputs.items():
             data = _plain(numbers)
             # Flat numbers take the model's shape; nested ones keep theirs for the service to check.
-            shape = _shape(data) if isinstance(data[0], list) else shapes[name]
+            nested = isinstance(data[0], list)
+            shape = _shape(data) if nested else _rows_of(shapes[name], len(data), batch)
             tensors.append({"name": name, "shape": shape, "datatype": "FP64", "data": data})
         return tensors
 
@@ -394,6 +397,13 @@ def _plain(numbers: Any) -> list[Any]:
             remedy="Give a list or an array of numbers.",
         )
     return plain
+
+
+def _rows_of(shape: list[int], numbers: int, batch: int) -> list[int]:
+    """Return the shape of so many whole rows of a batch, or that of the batch."""
+    row = math.prod(shape[1:])
+    whole = batch > 1 and numbers % row == 0
+    return [numbers // row, *shape[1:]] if whole else shape
 
 
 def _shape(data: Any) -> list[int]:
