@@ -38,6 +38,7 @@ from zkserve.types import (
     CircuitManifest,
     Claim,
     InputMode,
+    LeakBudget,
     Receipt,
     Scale,
     Settlement,
@@ -124,6 +125,12 @@ class _Agreement(_Strict):
     circuit_accuracy: float | None
 
 
+class _Leak(_Strict):
+    bits_per_proof: int = Field(gt=0)
+    secret_bits: int = Field(ge=0)
+    proofs: int = Field(ge=0)
+
+
 class _Manifest(_Strict):
     format: Literal["zkserve/manifest/v1"]
     circuit_id: _Bytes32
@@ -142,6 +149,7 @@ class _Manifest(_Strict):
     parameters: dict[str, int]
     facts: dict[str, int | float | str]
     agreement: _Agreement | None
+    leak: _Leak | None = None
 
 
 def _parse(kind: type[_T], what: str, data: Mapping[str, Any]) -> _T:
@@ -242,8 +250,9 @@ def receipt_from_dict(data: Mapping[str, Any]) -> Receipt:
 
 
 def manifest_to_dict(manifest: CircuitManifest) -> dict[str, Any]:
-    """Return the JSON form of a manifest."""
-    return {
+    """Return the JSON form of a manifest; ``leak`` is there only where proofs reveal something."""
+    leak = {"leak": asdict(manifest.leak)} if manifest.leak else {}
+    return leak | {
         "format": MANIFEST_FORMAT,
         "circuit_id": manifest.circuit_id,
         "engine": {"name": manifest.engine, "version": manifest.engine_version},
@@ -294,7 +303,10 @@ def manifest_from_dict(data: Mapping[str, Any]) -> CircuitManifest:
         parameters=MappingProxyType(dict(raw.parameters)),
         facts=MappingProxyType(dict(raw.facts)),
         agreement=Agreement(**raw.agreement.model_dump()) if raw.agreement else None,
+        leak=LeakBudget(**raw.leak.model_dump()) if raw.leak else None,
     )
+    if manifest.weights_mode.leaks and manifest.leak is None:
+        raise BundleMismatch("The manifest's weights mode leaks, and it states no budget.")
     if manifest.circuit_id != circuit_id(manifest):
         raise BundleMismatch(
             "The manifest's circuit id does not follow from its contents.",

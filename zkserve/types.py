@@ -125,13 +125,38 @@ class Agreement:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LeakBudget:
+    """How many proofs may be made where each reveals something of the weights.
+
+    ``bits_per_proof`` is 254 for each evaluation in a proof of an unblinded polynomial that depends
+    on the weights; ``secret_bits`` is the number of weights times the entropy of a quantised one;
+    ``proofs`` is the share of the secret that may be spent, in whole proofs. Proofs of all versions
+    that share weights count together.
+    """
+
+    bits_per_proof: int
+    secret_bits: int
+    proofs: int
+
+    @property
+    def bits(self) -> int:
+        """Bits that may be revealed."""
+        return self.bits_per_proof * self.proofs
+
+    @property
+    def exposing_proofs(self) -> int:
+        """How many proofs an attacker needs at least to have as many bits as the secret."""
+        return -(-self.secret_bits // self.bits_per_proof)
+
+
+@dataclass(frozen=True, kw_only=True)
 class CircuitManifest:
     """Public description of a Circuit: everything that decides what is proved, by digest.
 
-    All of it but ``public``, ``rows``, ``facts`` and ``agreement`` goes into ``circuit_id`` (see
-    :func:`zkserve.encoding.circuit_id`). ``pins`` maps artifact names to SHA-256 hex; ``public``
-    names the pins whose files anyone may download. Of the others, some hold the weights (the
-    compiled model, the proving key) and some are only large (the SRS).
+    All but ``public``, ``rows``, ``facts``, ``agreement`` and ``leak`` goes into ``circuit_id``
+    (see :func:`zkserve.encoding.circuit_id`). ``pins`` maps artifact names to SHA-256 hex;
+    ``public`` names the pins whose files anyone may download. Of the others, some hold the weights
+    (the compiled model, the proving key) and some are only large (the SRS).
     """
 
     circuit_id: str
@@ -157,6 +182,8 @@ class CircuitManifest:
     facts: Mapping[str, int | float | str] = field(default_factory=lambda: MappingProxyType({}))
     """What the engine measured and readers want to know (setup_s, pk_bytes); decides nothing."""
     agreement: Agreement | None = None
+    leak: LeakBudget | None = None
+    """Where proofs reveal something of the weights. The owner keeps to it; no proof shows it."""
 
     @property
     def batch(self) -> int:

@@ -35,6 +35,7 @@ from zkserve.types import (
     CircuitManifest,
     Claim,
     InputMode,
+    LeakBudget,
     Scale,
     TensorSpec,
     WeightsMode,
@@ -109,6 +110,7 @@ DECIDES_NOTHING: dict[str, Callable[[CircuitManifest], CircuitManifest]] = {
     "agreement": lambda m: replace(
         m, agreement=Agreement(samples=1, max_abs=0.5, mean_abs=0.5, top1=1.0)
     ),
+    "leak": lambda m: replace(m, leak=LeakBudget(bits_per_proof=254, secret_bits=4096, proofs=4)),
 }
 
 

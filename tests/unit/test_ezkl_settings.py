@@ -30,6 +30,7 @@ SOUND = {
     },
     "check_mode": "SAFE",
     "num_rows": 3120,
+    "total_const_size": 114,
     "required_lookups": [],
     "model_input_scales": [8],
     "model_output_scales": [16],
@@ -52,6 +53,7 @@ def test_sound_settings_are_read(tmp_path: Path):
         logrows=12,
         rows=3120,
         element_bound=1 << 30,
+        constants=114,
         lookup_range=None,
     )
 

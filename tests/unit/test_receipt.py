@@ -27,6 +27,7 @@ from zkserve.types import (
     CircuitManifest,
     Claim,
     InputMode,
+    LeakBudget,
     Receipt,
     Scale,
     Settlement,
@@ -92,9 +93,15 @@ agreements = st.builds(
 )
 
 
+budgets = st.builds(
+    LeakBudget, bits_per_proof=st.integers(min_value=1), secret_bits=counts, proofs=counts
+)
+
+
 @st.composite
 def manifests(draw: st.DrawFn) -> CircuitManifest:
     pins = draw(st.dictionaries(names, digests, max_size=4))
+    weights_mode = draw(st.sampled_from(WeightsMode))
     public = draw(st.sets(st.sampled_from(sorted(pins)))) if pins else set()
     return identified(
         CircuitManifest(
@@ -102,7 +109,7 @@ def manifests(draw: st.DrawFn) -> CircuitManifest:
             engine=draw(names),
             engine_version=draw(names),
             input_mode=draw(st.sampled_from(InputMode)),
-            weights_mode=draw(st.sampled_from(WeightsMode)),
+            weights_mode=weights_mode,
             weights=draw(words),
             inputs=tuple(draw(st.lists(tensors, max_size=3))),
             output=draw(tensors),
@@ -116,12 +123,22 @@ def manifests(draw: st.DrawFn) -> CircuitManifest:
                 draw(st.dictionaries(names, st.integers() | reals | names, max_size=3))
             ),
             agreement=draw(st.none() | agreements),
+            leak=draw(budgets) if weights_mode.leaks else None,
         )
     )
 
 
 def through_json(data: dict[str, Any]) -> Any:
     return parse_json(canonical_json(data))
+
+
+@given(manifest=manifests().filter(lambda manifest: manifest.weights_mode.leaks))
+def test_a_manifest_of_a_leaking_mode_states_a_budget(manifest: CircuitManifest):
+    data = manifest_to_dict(manifest)
+    assert manifest_from_dict(data).leak == manifest.leak
+    del data["leak"]
+    with pytest.raises(BundleMismatch, match="budget"):
+        manifest_from_dict(data)
 
 
 @given(claim=claims)

@@ -34,6 +34,7 @@ from zkserve.engines.base import (
 )
 from zkserve.engines.child import Answer, Child, never_cancelled, no_progress, run_child
 from zkserve.engines.cost import Estimate
+from zkserve.engines.ezkl import leak
 from zkserve.engines.ezkl.claims import (
     POINT_BYTES,
     check_batch,
@@ -138,6 +139,7 @@ class EzklEngine:
             logrows=options.logrows,
             lookup_range=(options.lookup_low, options.lookup_high),
             batch=options.batch,
+            leak_fraction=options.leak_fraction,
         )
         return Estimate.from_dict(answer.value)
 
@@ -264,7 +266,7 @@ class EzklEngine:
         )
         output = TensorSpec(name=plan["output"]["name"], shape=tuple(plan["output"]["shape"]))
         pins = {name: sha256_file(path) for name, path in sorted(files.items())}
-        points = 0
+        points, budget = 0, None
         if settings.weights_mode is WeightsMode.HASHED:
             weights = hashed_weights(
                 trial.value["instances"],
@@ -278,6 +280,13 @@ class EzklEngine:
             proof = bytes.fromhex(trial.value["proof"])
             points = self._weights_points(files, opening.elements, proof, limits)
             weights = polycommit_weights(proof, points)
+        if settings.weights_mode.leaks:
+            source = files["verifier_source"].read_text()
+            budget = leak.budget(
+                bits_per_proof=leak.bits_per_proof(settings, source, points),
+                secret_bits=plan["secret_bits"],
+                fraction=plan["leak_fraction"],
+            )
         for name in files.keys() - PUBLIC - {"srs"}:
             files[name].chmod(0o600)
         manifest = CircuitManifest(
@@ -312,6 +321,7 @@ class EzklEngine:
                 "trial_prove_s": round(trial.wall_s, 3),
                 "trial_peak_rss_bytes": trial.peak_rss_bytes,
             },
+            leak=budget,
         )
         return Bundle(manifest=identified(manifest), files=files)
 
@@ -459,6 +469,13 @@ class EzklEngine:
             )
         if manifest.input_mode is InputMode.COMMITTED:
             lines.append("That the salt of a committed input does not matter is the owner's word.")
+        if manifest.leak is not None:
+            lines.append(
+                f"It hides the weights only while few proofs are made ({manifest.weights_mode}): "
+                f"each reveals up to {manifest.leak.bits_per_proof} bits of about "
+                f"{manifest.leak.secret_bits}, so that {manifest.leak.exposing_proofs} proofs may "
+                f"give them all away. The owner says that at most {manifest.leak.proofs} are made."
+            )
         return tuple(lines)
 
     def unpack_input(self, bundle: Bundle, packed: bytes) -> FloatArray:

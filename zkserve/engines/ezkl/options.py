@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from zkserve.engines.base import CircuitPlan
+from zkserve.engines.ezkl.leak import DEFAULT_FRACTION, MAX_FRACTION
 from zkserve.errors import RecipeInvalid
 from zkserve.types import InputMode, WeightsMode
 
@@ -46,6 +47,8 @@ class Options:
     """Lookup tables cover this range, where ``logrows`` is given."""
     batch: int = 1
     """Predictions in one proof."""
+    leak_fraction: float = DEFAULT_FRACTION
+    """The share of the weights' bits that proofs may reveal, in weights modes that leak."""
     freivalds: bool = False
     """Check products of matrices by Freivalds' algorithm: fewer rows where matrices are large, for
     more columns and a verifier that may not fit on a chain. It came after ezkl's audit."""
@@ -80,6 +83,12 @@ class Options:
                 raise RecipeInvalid(f"Option {name} is {value!r}; expected {low} to {high}.")
         if type(values.get("freivalds", False)) is not bool:
             raise RecipeInvalid("Option freivalds is true or false.")
+        fraction = values.get("leak_fraction", DEFAULT_FRACTION)
+        if type(fraction) is not float or not 0 < fraction <= MAX_FRACTION:
+            raise RecipeInvalid(
+                f"Option leak_fraction is {fraction!r}; expected more than 0.0, at most "
+                f"{MAX_FRACTION}."
+            )
         options = cls(**values)
         if options.logrows is None and values.keys() & _UNCALIBRATED:
             raise RecipeInvalid(

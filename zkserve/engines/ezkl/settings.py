@@ -23,6 +23,8 @@ class Settings:
     rows: int
     element_bound: int
     """Magnitudes of quantised inputs stay below this: the circuit's decompositions cover it."""
+    constants: int
+    """Distinct constants, which in ``fixed`` the weights are among: public, like all of this."""
     lookup_range: tuple[int, int] | None
     """Inclusive range of lookup inputs; ``None`` where the circuit has no lookups."""
 
@@ -72,6 +74,7 @@ class Settings:
             logrows=run_args["logrows"],
             rows=settings["num_rows"],
             element_bound=run_args["decomp_base"] ** run_args["decomp_legs"],
+            constants=settings["total_const_size"],
             lookup_range=(minimum, maximum) if settings["required_lookups"] else None,
         )
 

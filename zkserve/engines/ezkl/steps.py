@@ -23,9 +23,10 @@ import onnx
 from zkserve.encoding import FIELD_MODULUS
 from zkserve.engines import onnx_model
 from zkserve.engines.child import report
-from zkserve.engines.ezkl import surgery
+from zkserve.engines.ezkl import leak, surgery
 from zkserve.engines.ezkl.settings import Settings
 from zkserve.engines.ezkl.verifier_source import patch
+from zkserve.engines.weights import weights_of
 from zkserve.errors import (
     EngineFailed,
     InputOutOfRange,
@@ -98,7 +99,8 @@ def compile_model(
         for value in [*onnx_model.inputs_of(original), original.graph.output[0]]
     ]
     *inputs, output = [{"name": tensor.name, "shape": tensor.shape} for tensor in tensors]
-    return {"inputs": inputs, "output": output}
+    secret = leak.secret_bits(weights_of(original), run_args["param_scale"])
+    return {"inputs": inputs, "output": output, "secret_bits": secret}
 
 
 def check_model(*, model: str) -> None:

@@ -1,0 +1,118 @@
+"""What proofs reveal of unblinded weights is counted from above, and their secret from below."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from tests.models import save, tiny_onnx
+from zkserve.engines.base import CircuitPlan
+from zkserve.engines.ezkl.leak import bits_per_proof, budget, constant_columns, secret_bits
+from zkserve.engines.ezkl.options import Options
+from zkserve.engines.ezkl.settings import Settings
+from zkserve.engines.weights import digests as digests_of
+from zkserve.errors import EngineFailed, RecipeInvalid
+from zkserve.types import InputMode, LeakBudget, Scale, WeightsMode
+
+SETTINGS = Settings(
+    input_mode=InputMode.PUBLIC,
+    weights_mode=WeightsMode.FIXED,
+    input_scale=8,
+    output_scale=Scale(shift=8),
+    logrows=10,
+    rows=931,
+    element_bound=1 << 28,
+    constants=114,
+    lookup_range=None,
+)
+SOURCE = "".join(
+    f"mstore(0x0f00, 0x{7:064x}) // permutation_comms[{number}].{axis}\n"
+    for number in range(12)
+    for axis in "xy"
+)
+
+
+def test_fixed_weights_are_revealed_by_constants_and_wiring():
+    assert bits_per_proof(SETTINGS, SOURCE, 0) == 254 * (1 + 12)
+    with pytest.raises(EngineFailed, match="permutation"):
+        bits_per_proof(SETTINGS, "contract Other {}", 0)
+
+
+def test_committed_weights_are_revealed_by_their_own_columns_only():
+    settings = replace(SETTINGS, weights_mode=WeightsMode.POLYCOMMIT)
+    assert bits_per_proof(settings, SOURCE, 3) == 254 * 3
+
+
+def test_hashed_weights_are_not_revealed():
+    assert bits_per_proof(replace(SETTINGS, weights_mode=WeightsMode.HASHED), SOURCE, 0) == 0
+
+
+@pytest.mark.parametrize(
+    ("constants", "columns"), [(0, 1), (1016, 1), (1017, 2), (2033, 2), (2034, 3)]
+)
+def test_constants_take_as_many_columns_as_ezkl_gives_them(constants: int, columns: int):
+    assert constant_columns(constants, 10) == columns
+
+
+def test_the_secret_is_the_entropy_of_quantised_weights():
+    eight = np.arange(8, dtype=np.float32) / 256
+    assert secret_bits([eight], 8) == 24
+    assert secret_bits([eight, eight.copy()], 8) == 24, "the same tensor twice is no more secret"
+    assert secret_bits([eight], 5) < 24, "what is rounded away is no secret"
+    assert secret_bits([np.ones(1000, np.float32)], 8) == 0
+    assert secret_bits([], 8) == 0
+    sparse = np.zeros(1024, np.float32)
+    sparse[:8] = eight
+    assert secret_bits([sparse], 8) < 100, "zeros hide little"
+
+
+def test_a_budget_rounds_down_and_says_what_an_attacker_needs():
+    made = budget(bits_per_proof=254, secret_bits=10_000, fraction=0.25)
+    assert made == LeakBudget(bits_per_proof=254, secret_bits=10_000, proofs=9)
+    assert (made.bits, made.exposing_proofs) == (9 * 254, 40)
+    assert budget(bits_per_proof=3302, secret_bits=1000, fraction=0.5).proofs == 0
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.1, 0.51, 1, True, "0.2", float("nan")])
+def test_a_fraction_out_of_bounds_is_refused(fraction: object):
+    with pytest.raises(RecipeInvalid, match="leak_fraction"):
+        Options.of(
+            CircuitPlan(
+                input_mode=InputMode.PUBLIC,
+                weights_mode=WeightsMode.FIXED,
+                options={"leak_fraction": fraction},  # type: ignore[dict-item]
+            )
+        )
+
+
+def test_the_same_weights_are_told_in_another_model(tmp_path: Path):
+    one = digests_of(str(tiny_onnx(tmp_path / "one.onnx", hidden=16)))
+    assert one
+    assert one == digests_of(str(tiny_onnx(tmp_path / "again.onnx", hidden=16)))
+    other = digests_of(str(tiny_onnx(tmp_path / "b.onnx", hidden=16, seed=1)))
+    assert not set(one) & set(other)
+
+
+def test_reshaped_and_renamed_weights_are_told_and_trivial_tensors_are_not(tmp_path: Path):
+    weights = np.random.default_rng(3).normal(size=(4, 8)).astype(np.float32)
+
+    def digests(name: str, matrix: np.ndarray, transposed: int) -> list[str]:
+        graph = helper.make_graph(
+            [helper.make_node("Gemm", ["x", name, "zeros"], ["y"], transB=transposed)],
+            "one",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 8])],
+            [
+                numpy_helper.from_array(matrix, name),
+                numpy_helper.from_array(np.zeros(8, np.float32), "zeros"),
+            ],
+        )
+        return digests_of(str(save(graph, tmp_path / f"{name}.onnx")))
+
+    plain = digests("w", weights, 0)
+    assert len(plain) == 1, "zeros are in every other model"
+    assert digests("v", np.ascontiguousarray(weights.T), 1) == plain

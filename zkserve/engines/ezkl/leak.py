@@ -1,0 +1,85 @@
+"""What proofs reveal of weights that no randomness hides, and how many proofs that allows.
+
+Halo2 hides what lies in advice columns behind random rows. Constants (weights mode ``fixed``) lie
+in fixed columns instead, and ``polycommit`` asks for columns without random rows. Of each such
+column a proof shows the value of its polynomial at a random point: a linear equation in its cells,
+as good as 254 bits of them.
+
+In ``fixed`` ezkl keeps each distinct constant once and wires all cells of equal value together, so
+the permutation polynomials, which describe the wiring, depend on the weights as well. All of them
+are counted: which of them do depends on the layout. Selectors and tables depend on shapes alone
+(``tests/prover/test_ezkl_leak.py`` compares circuits that differ in weights only).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zkserve.engines.ezkl.settings import Settings
+from zkserve.errors import EngineFailed
+from zkserve.types import LeakBudget, WeightsMode
+
+FIELD_BITS = 254
+"""Bits of one evaluation, an element of BN254's scalar field."""
+DEFAULT_FRACTION = 0.25
+MAX_FRACTION = 0.5
+_UNUSABLE_ROWS = 6
+"""Rows at the end of a column that ezkl keeps clear when it counts the columns it needs."""
+_PERMUTED = re.compile(r"// permutation_comms\[\d+\]\.x$", re.MULTILINE)
+
+
+def bits_per_proof(settings: Settings, verifier_source: str, weights_points: int) -> int:
+    """Return the bits that one proof reveals at most of the weights; 0 in a mode that hides them.
+
+    254 for each evaluation of a polynomial made of weights: in ``fixed`` of the columns of
+    constants and of all permutation polynomials, in ``polycommit`` of the committed columns. Each
+    is opened at one point. ``verifier_source`` is the generated contract.
+    """
+    if settings.weights_mode is WeightsMode.FIXED:
+        permuted = len(_PERMUTED.findall(verifier_source))
+        if not permuted:
+            raise EngineFailed("The generated verifier names no permutation polynomials.")
+        return FIELD_BITS * (constant_columns(settings.constants, settings.logrows) + permuted)
+    return FIELD_BITS * weights_points if settings.weights_mode.leaks else 0
+
+
+def constant_columns(constants: int, logrows: int) -> int:
+    """Return how many fixed columns hold the distinct constants of a circuit."""
+    usable = (1 << logrows) - _UNUSABLE_ROWS
+    blocks = constants // usable + 1
+    return (constants + blocks) // usable + 1
+
+
+def secret_bits(weights: Iterable[NDArray[np.float32]], scale: int) -> int:
+    """Return how many bits quantised weights hold: their number times the entropy of one.
+
+    The weights are rounded to multiples of ``2**-scale``, as the circuit has them, and the entropy
+    is that of their values' frequencies, all tensors together: an attacker is taken to know those
+    already. That is less than the width of a weight, most of all where many are zero or equal.
+    Tensors that hold the same values count once.
+    """
+    distinct = {
+        tensor.tobytes(): np.rint(tensor.astype(np.float64) * 2.0**scale).reshape(-1)
+        for tensor in weights
+        if tensor.size
+    }
+    if not distinct:
+        return 0
+    values = np.concatenate(list(distinct.values()))
+    counts = np.unique(values, return_counts=True)[1]
+    shares = counts / len(values)
+    return max(0, math.floor(len(values) * float(-(shares * np.log2(shares)).sum())))
+
+
+def budget(*, bits_per_proof: int, secret_bits: int, fraction: float) -> LeakBudget:
+    """Return the budget that spends at most a fraction of the secret: whole proofs, rounded down.
+
+    ``fraction`` is at most :data:`MAX_FRACTION`.
+    """
+    proofs = math.floor(fraction * secret_bits / bits_per_proof)
+    return LeakBudget(bits_per_proof=bits_per_proof, secret_bits=secret_bits, proofs=proofs)
