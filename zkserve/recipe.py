@@ -27,6 +27,7 @@ The whole of ``recipe.toml``; what is commented out shows the default::
     # [engine]                            # left out: native, or ezkl where the model needs it
     # name = "native"
     # options = {}                        # the engine's own; it refuses what it does not know
+    # tune = false                        # ezkl: find the options of the cheapest circuit
 
     [limits]                              # on each child process
     # time_s = 900
@@ -55,6 +56,7 @@ from zkserve.types import InputMode, TensorSpec, WeightsMode
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 DEFAULT_TOLERANCE = 0.1
+_MAX_TOML_BYTES = 1 << 20
 _NO_MODULE = 3
 """Exit status of the exporting child when ``model.py`` imports what is not installed."""
 _EXPORT = f"""
@@ -93,6 +95,10 @@ class Recipe:
     options: Mapping[str, int | float | str | bool] = field(
         default_factory=lambda: MappingProxyType({})
     )
+    tune: bool = False
+    """Whether the rest of the options is to be found by the engine's tuner."""
+    tuned_for: str | None = None
+    """Digest of what ``options`` were tuned for, once they are."""
     inputs: tuple[TensorSpec, ...] = ()
     output: TensorSpec | None = None
     classes: tuple[str, ...] = ()
@@ -112,7 +118,7 @@ class _Table(BaseModel):
 
 Name = Annotated[str, Field(pattern=rf"^{NAME.pattern}$")]
 TensorName = Annotated[str, Field(min_length=1, max_length=128)]
-Shape = Annotated[list[Annotated[int, Field(gt=0)]], Field(min_length=1, max_length=8)]
+Shape = Annotated[list[Annotated[int, Field(gt=0, le=1 << 31)]], Field(min_length=1, max_length=8)]
 
 
 class _Input(_Table):
@@ -133,11 +139,12 @@ class _Visibility(_Table):
 class _Engine(_Table):
     name: Name | None = None
     options: dict[str, int | float | str | bool] = {}
+    tune: bool = False
 
 
 class _Limits(_Table):
-    time_s: Annotated[float, Field(gt=0)] = 900.0
-    memory_mb: Annotated[int, Field(gt=0)] = 16384
+    time_s: Annotated[float, Field(gt=0, le=1e6)] = 900.0
+    memory_mb: Annotated[int, Field(gt=0, le=1 << 22)] = 16384
 
 
 class _File(_Table):
@@ -172,9 +179,9 @@ def load(path: Path, *, samples: Path | None = None) -> Recipe:
         )
     file = _read_toml(path / "recipe.toml")
     _check_classes(file)
-    if file.engine.options and file.engine.name is None:
+    if (file.engine.options or file.engine.tune) and file.engine.name is None:
         raise RecipeInvalid(
-            f"{path / 'recipe.toml'} has engine options but names no engine.",
+            f"{path / 'recipe.toml'} has engine options, or asks for tuning, but names no engine.",
             remedy="Add name to [engine]: options are one engine's own.",
         )
     samples_path = samples.resolve() if samples else _inside(path, file.samples)
@@ -187,6 +194,7 @@ def load(path: Path, *, samples: Path | None = None) -> Recipe:
         input_mode=file.visibility.input,
         weights_mode=file.visibility.weights,
         options=MappingProxyType(file.engine.options),
+        tune=file.engine.tune,
         inputs=tuple(TensorSpec(name=i.name, shape=tuple(i.shape)) for i in file.inputs),
         output=TensorSpec(name=file.output.name, shape=tuple(file.output.shape)),
         classes=tuple(file.classes),
@@ -300,9 +308,10 @@ def _model_source(folder: Path) -> Path:
         )
     if module.is_file():
         _existing(folder / "weights.safetensors")
-        return module
+        _inside(folder, "weights.safetensors")
+        return _inside(folder, module.name)
     if onnx.is_file():
-        return onnx
+        return _inside(folder, onnx.name)
     raise RecipeInvalid(
         f"{folder} has no model.",
         remedy="Add model.onnx, or model.py with export() and weights.safetensors.",
@@ -319,17 +328,22 @@ def _inside(folder: Path, name: str) -> Path:
     path = (folder / name).resolve()
     if not path.is_relative_to(folder):
         raise RecipeInvalid(
-            f"The recipe's samples = {name!r} leads out of {folder}.",
-            remedy="Keep the samples in the recipe's folder.",
+            f"The recipe's {name!r} leads out of {folder}.",
+            remedy="Keep samples, model and weights in the recipe's folder, not links to others.",
         )
     return path
 
 
 def _read_toml(path: Path) -> _File:
+    size_bytes = _existing(path).stat().st_size
+    if size_bytes > _MAX_TOML_BYTES:
+        raise RecipeInvalid(f"{path} has {size_bytes} bytes; at most {_MAX_TOML_BYTES} may come.")
     try:
-        table = tomllib.loads(_existing(path).read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise RecipeInvalid(f"{path} is not TOML: {exc}.") from exc
+    except RecursionError as exc:
+        raise RecipeInvalid(f"{path} is nested too deeply.") from exc
     try:
         return _File.model_validate(table)
     except ValidationError as exc:

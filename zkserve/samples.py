@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,12 @@ from zkserve.encoding import parse_json
 from zkserve.errors import RecipeInvalid
 
 MAX_ELEMENTS = 1 << 26
+MAX_FILE_BYTES = 1 << 30
+MAX_JSON_BYTES = 256 << 20
 _REQUIRED = ("calibration", "held_out")
 _KNOWN = (*_REQUIRED, "labels")
+_MOST = len(_KNOWN) + 4
+"""Members of an archive; of those not known, the first is named."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,8 +72,15 @@ def read(path: Path, *, elements: int | None, classes: int | None) -> Samples:
 
 
 def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    most = MAX_JSON_BYTES if path.suffix == ".json" else MAX_FILE_BYTES
+    if path.stat().st_size > most:
+        raise RecipeInvalid(
+            f"{path} has {path.stat().st_size} bytes; at most {most} may come.",
+            remedy="Give fewer samples: some thousands tell as much.",
+        )
     try:
         if path.suffix == ".npz":
+            _check_archive(path)
             with np.load(path, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
         if path.suffix == ".json":
@@ -77,10 +90,36 @@ def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
             return {name: np.asarray(rows) for name, rows in table.items()}
     except Exception as exc:  # what numpy raises on a broken archive has no common base
         raise RecipeInvalid(
-            f"{path} cannot be read as samples: {exc}.",
+            f"{path} cannot be read as samples: {str(exc)[:200].rstrip('.')}.",
             remedy="Write it with numpy.savez(path, calibration=..., held_out=...).",
         ) from exc
     raise RecipeInvalid(f"Samples come as .npz or .json, not {path.name!r}.")
+
+
+def _check_archive(path: Path) -> None:
+    """Read what an archive says that it holds, before it is let fill memory.
+
+    Raises:
+        ValueError: too much, an array twice, or Python objects.
+
+    """
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if len({member.filename for member in members}) != len(members) or len(members) > _MOST:
+            raise ValueError(f"it has {len(members)} members; at most {_MOST} may come, each once")
+        for member in members:
+            with archive.open(member) as file:
+                version = np.lib.format.read_magic(file)
+                read = (
+                    np.lib.format.read_array_header_1_0
+                    if version == (1, 0)
+                    else np.lib.format.read_array_header_2_0
+                )
+                shape, _, dtype = read(file)
+            if dtype.hasobject:
+                raise ValueError("it holds Python objects, which are never read")
+            if math.prod(shape) > MAX_ELEMENTS or member.file_size > MAX_ELEMENTS * 8 + 4096:
+                raise ValueError(f"an array of shape {shape} is beyond {MAX_ELEMENTS} elements")
 
 
 def _rows(path: Path, name: str, array: NDArray[Any], elements: int | None) -> NDArray[np.float32]:
