@@ -7,8 +7,10 @@ with the float model was measured on held-out samples and found within the recip
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from zkserve import runtime
@@ -21,6 +23,7 @@ from zkserve.encoding import (
 from zkserve.engines import ENGINES, engine
 from zkserve.engines.agreement import measure_agreement
 from zkserve.engines.base import Bundle, CircuitPlan, Engine, Limits, Progress, Srs
+from zkserve.engines.ezkl import EzklEngine, tuning
 from zkserve.engines.srs import load_srs
 from zkserve.errors import (
     DevelopmentSrsRefused,
@@ -36,6 +39,8 @@ from zkserve.store import versions
 from zkserve.types import CircuitManifest
 
 LOCK_NAME = "circuit.lock"
+TUNING_FOLDER = "tuning"
+"""Beside the artifacts: what searches found before."""
 RECIPE_NAME = "recipe.toml"
 _MIN_FREE_BYTES = 2 << 30
 _MIN_ROOM_BYTES = 24 << 20
@@ -99,6 +104,7 @@ def publish(
         onnx = export_onnx(recipe, work / "model.onnx")
         data = samples(recipe)
         recipe, why = _with_engine(recipe, onnx, progress)
+        recipe = tuned(node, recipe, onnx, data, progress=progress, fresh=update_lock)
         publication = _publication(recipe, onnx, data, srs_source)
         known = _find_known(node, recipe, publication, why)
         if known is not None:
@@ -125,6 +131,69 @@ def _with_engine(recipe: Recipe, onnx: Path, progress: Progress) -> tuple[Recipe
         recipe = replace(recipe, engine=name)
     weights_mode = recipe.weights_mode or _engine_of(recipe).weights_mode
     return replace(recipe, weights_mode=weights_mode), why
+
+
+def tuned(
+    node: Node,
+    recipe: Recipe,
+    onnx: Path,
+    data: Samples,
+    *,
+    progress: Progress,
+    fresh: bool = False,
+) -> Recipe:
+    """Return a recipe that asks for tuning with its options: its lock's, or else searched for.
+
+    Raises:
+        RecipeInvalid: the engine has no tuner, or the lock's options are of another model.
+        ModelRejected: no circuit keeps the tolerance.
+
+    """
+    if not recipe.tune:
+        return recipe
+    if recipe.engine != EzklEngine.name:
+        raise RecipeInvalid(
+            f"The recipe asks for tuning, which the engine {recipe.engine} needs none of.",
+            remedy='Drop tune = true, or set name = "ezkl", under [engine].',
+        )
+    plan, version = _plan(recipe), _engine_of(recipe).version
+    digest = tuning.key(version, onnx, plan, data.calibration, recipe.tolerance)
+    options = None if fresh else _locked_options(recipe, digest)
+    if options is None:
+        found = tuning.tune(
+            version,
+            onnx,
+            plan,
+            data.calibration,
+            recipe.tolerance,
+            node.artifacts.folder.parent / TUNING_FOLDER,
+            fresh=fresh,
+            limits=_limits(recipe),
+            progress=progress,
+        )
+        options = found.options
+    return replace(
+        recipe, options=MappingProxyType({**recipe.options, **options}), tuned_for=digest
+    )
+
+
+def _locked_options(recipe: Recipe, digest: str) -> Mapping[str, int] | None:
+    """Return the tuned options of the recipe's lock; None where there is no lock."""
+    path = recipe.folder / LOCK_NAME
+    if not path.exists():
+        return None
+    try:
+        lock = parse_json(path.read_bytes())
+        locked, options = lock.get("tuned_for"), dict(lock["options"])
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise _damaged(path) from exc
+    if locked != digest:
+        raise RecipeInvalid(
+            f"{path} holds no options tuned for this model, its calibration samples, modes and "
+            "tolerance.",
+            remedy="Publish with --update-lock to search for them.",
+        )
+    return {name: value for name, value in options.items() if name in tuning.CHOSEN}
 
 
 def _choose_engine(onnx: Path) -> tuple[str, str]:
@@ -191,13 +260,7 @@ def _build(
     out: Path,
     progress: Progress,
 ) -> Bundle:
-    proof_system = _engine_of(recipe)
-    limits = Limits(time_s=recipe.time_s, memory_bytes=recipe.memory_bytes)
-    plan = CircuitPlan(
-        input_mode=recipe.input_mode,
-        weights_mode=recipe.weights_mode or proof_system.weights_mode,
-        options=recipe.options,
-    )
+    proof_system, limits, plan = _engine_of(recipe), _limits(recipe), _plan(recipe)
     out.mkdir()
     progress("compiling and calibrating the circuit")
     log_size = proof_system.compile(
@@ -206,6 +269,18 @@ def _build(
     srs = _srs(node, proof_system, srs_source, log_size, progress)
     progress("making keys")
     return proof_system.setup(out, srs, limits=limits, progress=progress)
+
+
+def _plan(recipe: Recipe) -> CircuitPlan:
+    return CircuitPlan(
+        input_mode=recipe.input_mode,
+        weights_mode=recipe.weights_mode or _engine_of(recipe).weights_mode,
+        options=recipe.options,
+    )
+
+
+def _limits(recipe: Recipe) -> Limits:
+    return Limits(time_s=recipe.time_s, memory_bytes=recipe.memory_bytes)
 
 
 def _srs(
@@ -269,14 +344,18 @@ def _check_lock(recipe: Recipe, manifest: CircuitManifest, *, update: bool) -> N
             names += _engine_of(recipe).reproducible(manifest)
         differing = [name for name in names if locked[name] != lock[name]]
     except (ValueError, KeyError, TypeError) as exc:
-        raise RecipeInvalid(
-            f"{path} is damaged.", remedy="Publish with --update-lock to write it anew."
-        ) from exc
+        raise _damaged(path) from exc
     if differing:
         raise RecipeInvalid(
             f"{path} pins other values of {', '.join(differing)} than this circuit has.",
             remedy="If the model changed on purpose, publish with --update-lock.",
         )
+
+
+def _damaged(path: Path) -> RecipeInvalid:
+    return RecipeInvalid(
+        f"{path} is damaged.", remedy="Publish with --update-lock to write it anew."
+    )
 
 
 def _lock(recipe: Recipe, manifest: CircuitManifest) -> dict[str, Any]:
@@ -288,6 +367,7 @@ def _lock(recipe: Recipe, manifest: CircuitManifest) -> dict[str, Any]:
         "engine": manifest.engine,
         "engine_version": manifest.engine_version,
         "options": dict(recipe.options),
+        **({"tuned_for": recipe.tuned_for} if recipe.tuned_for else {}),
         "input_mode": manifest.input_mode.value,
         "weights_mode": manifest.weights_mode.value,
         **_engine_of(recipe).reproducible(manifest),
