@@ -47,6 +47,7 @@ MAX_REPLY_BYTES = 256 << 20
 MAX_TEXT = 2000
 _SIGNALLED = 128
 _LONGEST_S = 1e8
+_BUBBLEWRAP_ENDS_S = 2.0
 _KEPT_ENVIRONMENT = (
     *("PATH", "LANG", "LC_ALL", "TZ"),
     *("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "ZKSERVE_PROVER_THREADS"),
@@ -94,7 +95,8 @@ class Child:
 
     def __init__(self, *, limits: Limits, niceness: int = 0, reach: Reach | None = None) -> None:
         self.limits = limits
-        self._wrapped = reach is not None and _wrapped()
+        self._confined = reach is not None
+        self._wrapped = self._confined and _wrapped()
         self._writable = reach.writable if reach else ()
         self.folder, lock = runtime.make_folder()
         self._replies, reply_end = os.pipe()
@@ -195,13 +197,19 @@ class Child:
                     f"The child process worked longer than {self.limits.time_s:g} s.",
                     remedy="Allow more time, or use a smaller circuit.",
                 )
-            rss_bytes = _tree_rss_bytes(self.pid) if self._wrapped else _rss_bytes(self.pid)
+            rss_bytes = self._memory_bytes()
             if rss_bytes > self.limits.memory_bytes:
                 raise errors.ChildKilled(
                     f"The child process used {rss_bytes >> 20} MiB of memory, more than its limit "
                     f"of {self.limits.memory_bytes >> 20} MiB.",
                     remedy="Allow more memory, or use a smaller circuit.",
                 )
+
+    def _memory_bytes(self) -> int:
+        if not self._confined:  # asked often, and nothing that runs in one starts processes
+            return _rss_bytes(self.pid)
+        # With what it may have put into its folder, which may lie in memory.
+        return sum(map(_rss_bytes, _tree(self.pid))) + _folder_bytes(self.folder)
 
     def _read(self) -> Iterator[dict[str, Any]]:
         poller = select.poll()
@@ -218,11 +226,15 @@ class Child:
             yield _parse(line)
 
     def _died(self) -> errors.ChildKilled:
+        if self._wrapped:  # bubblewrap notices a moment later, and tells how its child ended
+            deadline = time.monotonic() + _BUBBLEWRAP_ENDS_S
+            while self.alive and time.monotonic() < deadline:
+                time.sleep(0.005)
         # Waiting gives the group's id free for reuse, so the group is killed first.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         status = self._process.wait()
-        if self._wrapped and status > _SIGNALLED:  # as bubblewrap, like a shell, tells of signals
+        if self._wrapped and status - _SIGNALLED in set(signal.Signals):  # it tells as shells do
             status = _SIGNALLED - status
         reason = f"exit status {status}"
         if -status in set(signal.Signals):
@@ -284,13 +296,17 @@ def _command(
         reply_fd=reply_fd,
         address_space_bytes=2 * limits.memory_bytes + ADDRESS_SPACE_SLACK_BYTES,
         file_bytes=limits.memory_bytes,
-        cpu_s=math.ceil(min(limits.time_s, _LONGEST_S) * (os.cpu_count() or 1)) + 1,
+        cpu_s=_cpu_s(limits),
         niceness=niceness,
         confined=reach is not None,
         landlock=sandbox.landlock_paths(folder, reach) if reach and landlocked else None,
     )
     command = sandbox.program(start)
     return [*sandbox.bubblewrap(folder, reach), *command] if reach and wrapped else command
+
+
+def _cpu_s(limits: Limits) -> int:
+    return math.ceil(min(limits.time_s, _LONGEST_S) * (os.cpu_count() or 1)) + 1
 
 
 def _environment(folder: Path) -> dict[str, str]:
@@ -322,18 +338,27 @@ def _end(
 
 
 def _rss_bytes(pid: int) -> int:
-    # Of the child alone: it is asked often, and nothing that runs in one starts processes.
     with contextlib.suppress(psutil.NoSuchProcess):
         return int(psutil.Process(pid).memory_info().rss)
     return 0
 
 
-def _tree_rss_bytes(pid: int) -> int:
-    """Return what a process and all it started hold; bubblewrap stands between us and the child."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        started = psutil.Process(pid).children(recursive=True)
-        return _rss_bytes(pid) + sum(_rss_bytes(process.pid) for process in started)
-    return 0
+def _tree(pid: int) -> Iterator[int]:
+    """Yield a process and all it started; bubblewrap stands between us and the child."""
+    yield pid
+    with contextlib.suppress(OSError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            for process in (thread / "children").read_text().split():
+                yield from _tree(int(process))
+
+
+def _folder_bytes(folder: Path) -> int:
+    size_bytes = 0
+    for at, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                size_bytes += os.lstat(os.path.join(at, name)).st_blocks * 512  # noqa: PTH118
+    return size_bytes
 
 
 def _parse(line: bytes) -> dict[str, Any]:

@@ -199,7 +199,8 @@ def _check_names(graph: onnx.GraphProto) -> None:
     kinds = [text for node in graph.node for text in (node.op_type, node.domain, node.name)]
     keys = [attribute.name for node in graph.node for attribute in node.attribute]
     for name in {*inputs, *weights, *made, *read, *ends, *kinds, *keys}:
-        if len(name) > MAX_NAME or not name.isprintable():
+        # What is no UTF-8 comes as bytes.
+        if not isinstance(name, str) or len(name) > MAX_NAME or not name.isprintable():
             raise ModelRejected(
                 f"The name {name[:40]!r} is longer than {MAX_NAME} characters, or holds some that "
                 "cannot be seen.",

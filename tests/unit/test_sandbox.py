@@ -1,0 +1,260 @@
+"""What confined children cannot do, whichever wall this machine has; and that limits still hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from zkserve import runtime
+from zkserve.engines import child as child_module
+from zkserve.engines import sandbox
+from zkserve.engines.base import Limits
+from zkserve.engines.child import Child, run_child
+from zkserve.engines.sandbox import Reach, Walls
+from zkserve.errors import (
+    ChildKilled,
+    ChildTimeout,
+    EngineFailed,
+    InputOutOfRange,
+    JobCancelled,
+    Unavailable,
+)
+
+STEPS = "tests.child_steps:"
+LIMITS = Limits(time_s=30, memory_bytes=512 << 20)
+TESTS = Path(__file__).resolve().parents[1]
+THIS_MACHINE = sandbox.walls()
+
+
+@pytest.fixture(autouse=True)
+def _own_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(runtime.VARIABLE, str(tmp_path / "runtime"))
+    yield
+    assert not list(runtime.root().iterdir()), "a private folder was left behind"
+
+
+def stand(monkeypatch: pytest.MonkeyPatch, **changed: bool) -> Walls:
+    walls = dataclasses.replace(THIS_MACHINE, **changed)
+    monkeypatch.setattr(sandbox, "walls", lambda: walls)
+    return walls
+
+
+@pytest.fixture(params=["bubblewrap", "landlock", "neither"])
+def wall(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "bubblewrap" and not THIS_MACHINE.bubblewrap:
+        pytest.skip("bubblewrap is not installed, or user namespaces are forbidden")
+    if request.param == "landlock" and not THIS_MACHINE.landlock:
+        pytest.skip("this kernel has no Landlock")
+    stand(
+        monkeypatch,
+        bubblewrap=request.param == "bubblewrap",
+        landlock=THIS_MACHINE.landlock and request.param == "landlock",
+    )
+    return request.param
+
+
+@pytest.fixture
+def reach(tmp_path: Path) -> Reach:
+    (tmp_path / "out").mkdir()
+    return Reach(readable=(TESTS,), writable=(tmp_path / "out",))
+
+
+def gone(pid: int) -> bool:
+    for _ in range(200):
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_a_confined_child_reaches_only_what_it_was_given(wall: str, reach: Reach, tmp_path: Path):
+    secret = tmp_path / "data" / "signer.key"
+    secret.parent.mkdir()
+    secret.write_bytes(b"secret")
+    found = run_child(
+        STEPS + "try_out",
+        limits=LIMITS,
+        reach=reach,
+        secret=str(secret),
+        out=str(reach.writable[0]),
+        parent=os.getpid(),
+    ).value
+    allowed = {"write a result", "write in private"}
+    if wall == "neither":  # files are not held; the rest is
+        allowed |= {name for name, end in found.items() if "secret" in name or "it" in name}
+        allowed |= {"read the parent's environment", "read passwords", "write into the package"}
+        Path(TESTS, "evil.py").unlink(missing_ok=True)
+    if not THIS_MACHINE.seccomp:
+        pytest.skip("libseccomp is not installed: sockets and signals are not refused")
+    assert {name for name, end in found.items() if end == "done"} <= allowed
+    assert found["write a result"] == found["write in private"] == "done"
+    assert (reach.writable[0] / "result").read_text() == "result"
+    assert not Path(TESTS, "evil.py").exists()
+
+
+def test_bubblewrap_gives_namespaces_of_its_own(wall: str, reach: Reach):
+    if wall != "bubblewrap":
+        pytest.skip("only bubblewrap makes namespaces")
+    found = run_child(STEPS + "ids", limits=LIMITS, reach=reach).value
+    assert found["pid"] < 10
+    assert found["host"] == "sandbox"
+
+
+def test_no_child_has_a_network_confined_or_not(tmp_path: Path):
+    if not THIS_MACHINE.seccomp:
+        pytest.skip("libseccomp is not installed")
+    found = run_child(
+        STEPS + "try_out",
+        limits=LIMITS,
+        secret=str(tmp_path / "none"),
+        out=str(tmp_path),
+        parent=os.getpid(),
+    ).value
+    Path(TESTS, "evil.py").unlink(missing_ok=True)
+    assert found["TCP"] == found["UDP"] == found["Unix socket"] == "PermissionError"
+
+
+def test_limits_hold_behind_every_wall(wall: str, reach: Reach):
+    with pytest.raises(ChildKilled, match="limit of 200 MiB"):
+        run_child(
+            STEPS + "grow",
+            limits=Limits(memory_bytes=200 << 20, time_s=60),
+            reach=reach,
+            size_bytes=1 << 30,
+        )
+    with pytest.raises(ChildKilled, match="out of memory"):
+        run_child(
+            STEPS + "reserve",
+            limits=Limits(memory_bytes=200 << 20, time_s=60),
+            reach=reach,
+            size_bytes=64 << 30,
+        )
+    with pytest.raises(ChildTimeout, match="longer than 1 s"):
+        run_child(STEPS + "hold_gil", limits=Limits(time_s=1), reach=reach, seconds=300)
+    with pytest.raises(ChildKilled, match="SIGABRT"):
+        run_child(STEPS + "abort", limits=LIMITS, reach=reach)
+    with pytest.raises(ChildKilled, match="exit status 255"):
+        run_child(STEPS + "exit_with", limits=LIMITS, reach=reach, status=255)
+
+
+def test_a_confined_child_has_threads_but_starts_no_processes(wall: str, reach: Reach):
+    child = Child(limits=LIMITS, reach=reach)
+    assert child.call(STEPS + "run_threads").value == [0, 1, 2, 3]
+    if THIS_MACHINE.seccomp:
+        with pytest.raises(EngineFailed, match="PermissionError"):
+            child.call(STEPS + "fork")
+    child.close()
+
+
+def test_what_a_confined_child_puts_into_its_folder_counts_as_memory(wall: str, reach: Reach):
+    with pytest.raises(ChildKilled, match="limit of 200 MiB"):
+        run_child(
+            STEPS + "fill_folder",
+            limits=Limits(memory_bytes=200 << 20, time_s=60),
+            reach=reach,
+            size_bytes=300 << 20,
+        )
+
+
+def test_cancelling_leaves_no_process(wall: str, reach: Reach):
+    asked = threading.Event()
+    threading.Timer(0.7, asked.set).start()
+    child = Child(limits=LIMITS, reach=reach)
+    child.call(STEPS + "add", a=1, b=1)
+    tree = [child.pid, *(p.pid for p in psutil.Process(child.pid).children(recursive=True))]
+    with pytest.raises(JobCancelled):
+        child.call(STEPS + "hold_gil", cancelled=asked.is_set, seconds=300)
+    assert all(gone(pid) for pid in tree)
+
+
+def test_a_confined_child_killed_from_outside_takes_its_tree_along(wall: str, reach: Reach):
+    child = Child(limits=LIMITS, reach=reach)
+    child.call(STEPS + "add", a=1, b=1)
+    tree = [child.pid, *(p.pid for p in psutil.Process(child.pid).children(recursive=True))]
+    os.kill(child.pid, signal.SIGKILL)
+    assert all(gone(pid) for pid in tree)
+    assert not child.alive
+    child.close()
+
+
+def test_cpu_time_is_bounded_where_nobody_watches(
+    wall: str, reach: Reach, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(child_module, "_cpu_s", lambda limits: 1)
+    with pytest.raises(ChildKilled, match="SIGXCPU, more CPU time"):
+        run_child(STEPS + "burn", limits=Limits(time_s=60), reach=reach)
+
+
+def test_links_among_results_are_refused(wall: str, reach: Reach):
+    with pytest.raises(EngineFailed, match="plain files"):
+        run_child(STEPS + "leave_link", limits=LIMITS, reach=reach, out=str(reach.writable[0]))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no JSON",
+        "[]",
+        '{"value": 1}',
+        '{"progress": 1}',
+        '{"error": {"kind": "InputOutOfRange", "message": 1, "remedy": null}}',
+        '{"error": {"kind": "__class__"}}',
+        '{"value": 1, "peak_rss_bytes": 1, "cpu_s": 1, "more": 1}',
+        "[" * 200_000,
+        "\x00",
+    ],
+)
+def test_an_answer_that_is_none_ends_the_child(text: str):
+    child = Child(limits=LIMITS)
+    with pytest.raises(EngineFailed, match="no answer"):
+        child.call(STEPS + "answer_raw", text=text)
+    assert not child.alive
+
+
+def test_an_endless_answer_does_not_fill_our_memory(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(child_module, "MAX_REPLY_BYTES", 4 << 20)
+    with pytest.raises(EngineFailed, match="more than it may"):
+        run_child(STEPS + "answer_without_end", limits=LIMITS)
+
+
+def test_what_an_error_repeats_is_harmless_to_a_terminal():
+    with pytest.raises(InputOutOfRange) as caught:
+        run_child(STEPS + "speak", limits=LIMITS, text="\x1b[2J\u202egnp.exe\n" + "x" * 10_000)
+    assert caught.value.message.isprintable()
+    assert "\\x1b[2J\\u202egnp" in caught.value.message
+    assert len(caught.value.message) < 3000
+
+
+def test_bubblewrap_can_be_required(reach: Reach, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(sandbox.REQUIRE_VARIABLE, "require")
+    walls = stand(monkeypatch, bubblewrap=False)
+    with pytest.raises(Unavailable, match="bubblewrap only") as caught:
+        run_child(STEPS + "add", limits=LIMITS, reach=reach, a=1, b=2)
+    assert str(walls) in caught.value.message
+    assert run_child(STEPS + "add", limits=LIMITS, a=1, b=2).value == 3, "no model is read here"
+
+
+def test_bubblewrap_that_does_not_work_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    fake = tmp_path / "bwrap"
+    fake.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2; exit 1\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert not sandbox._bubblewrap_works()
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    assert not sandbox._bubblewrap_works()
+
+
+@pytest.mark.parametrize("bubblewrap", [True, False])
+@pytest.mark.parametrize("landlock", [True, False])
+@pytest.mark.parametrize("seccomp", [True, False])
+def test_the_walls_say_what_they_are_not(bubblewrap: bool, landlock: bool, seccomp: bool):
+    said = str(Walls(bubblewrap=bubblewrap, landlock=landlock, seccomp=seccomp))
+    assert ("bubblewrap" in said) == bubblewrap
+    assert ("NONE" in said) == (not bubblewrap and not landlock)
