@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zkserve import artifacts
+from zkserve import artifacts, runtime
 from zkserve.artifacts import ArtifactStore
 from zkserve.encoding import sha256_hex
-from zkserve.errors import BundleMismatch, NotFound
+from zkserve.errors import BundleMismatch, NotFound, StorageKeyWrong
 from zkserve.sealing import StorageKey, new_key
 
 ABSENT = "ab" * 32
@@ -179,3 +179,140 @@ def test_what_is_no_digest_leads_nowhere(store: ArtifactStore, name: str):
 
 def test_free_space_is_that_of_the_stores_disk(store: ArtifactStore):
     assert 0 < store.free_bytes() < 1 << 60
+
+
+# secrets
+
+
+def sealed_file(store: ArtifactStore, digest: str) -> Path:
+    return store.folder / digest[:2] / f"{digest}.age"
+
+
+def test_a_secret_is_sealed_and_comes_back(store: ArtifactStore, tmp_path: Path):
+    data = os.urandom(100_000)
+    (tmp_path / "source").write_bytes(data)
+    digest = store.seal(data)
+    assert digest == sha256_hex(data) == store.seal_file(tmp_path / "source")
+    assert files(store) == {f"{digest}.age"}
+    assert data[:16] not in sealed_file(store, digest).read_bytes()
+    assert stat.S_IMODE(sealed_file(store, digest).stat().st_mode) == 0o600
+    assert store.has(digest)
+    assert store.get(digest) == data
+    store.check(digest)
+    assert store.hold(digest).path.read_bytes() == data
+    with pytest.raises(NotFound):
+        store.path(digest)
+    store.delete(digest)
+    assert not store.has(digest)
+    assert not files(store)
+
+
+def test_an_opening_that_is_read_is_nowhere_in_clear(
+    store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv(runtime.VARIABLE, str(tmp_path / "runtime"))
+    assert store.get(store.seal(b"an opening")) == b"an opening"
+    assert not (tmp_path / "runtime").exists()
+
+
+def test_a_clear_copy_is_not_in_the_folder_of_artifacts(store: ArtifactStore):
+    held = store.hold(store.seal(b"a proving key"))
+    assert not held.path.is_relative_to(store.folder.parent)
+    assert held.path.is_relative_to(runtime.root())
+
+
+def test_what_is_no_secret_is_held_where_it_lies(store: ArtifactStore):
+    digest = store.put(b"a verifying key")
+    assert store.hold(digest).path == store.path(digest)
+
+
+@pytest.mark.parametrize("change", ["cut", "flipped", "exchanged", "emptied", "clear"])
+def test_a_sealed_file_that_was_changed_is_a_mismatch(store: ArtifactStore, change: str):
+    data = os.urandom(100_000)
+    digest = store.seal(data)
+    path = sealed_file(store, digest)
+    whole = path.read_bytes()
+    path.write_bytes(
+        {
+            "cut": whole[:-1],
+            "flipped": whole[:-50] + bytes([whole[-50] ^ 1]) + whole[-49:],
+            "exchanged": sealed_file(store, store.seal(b"other")).read_bytes(),
+            "emptied": b"",
+            "clear": data,
+        }[change]
+    )
+    for look in (store.get, store.check, store.hold):
+        with pytest.raises(BundleMismatch, match=digest):
+            look(digest)
+    store.seal(data)
+    assert store.hold(digest).path.read_bytes() == data
+
+
+def test_another_key_is_refused_before_anything_else(store: ArtifactStore):
+    digest = store.seal(b"weights")
+    before = {path: path.read_bytes() for path in store.folder.rglob("*") if path.is_file()}
+    other = StorageKey(new_key())
+    with pytest.raises(StorageKeyWrong, match=KEY.recipients[0]) as refused:
+        ArtifactStore(store.folder, other)
+    assert other.recipients[0] in str(refused.value)
+    assert "ZKSERVE_STORAGE_KEY" in str(refused.value)
+    assert {path: path.read_bytes() for path in before} == before
+    (store.folder / artifacts.RECIPIENTS).unlink()
+    with pytest.raises(StorageKeyWrong, match="another storage key"):
+        ArtifactStore(store.folder, other).get(digest)
+
+
+def test_keys_change_without_a_moment_in_which_anything_is_lost(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+):
+    old, new = new_key(), new_key()
+    folder = store.folder.parent / "changing"
+    digest = ArtifactStore(folder, StorageKey(old)).seal(b"weights")
+    both = ArtifactStore(folder, StorageKey(new + old))
+    assert both.get(digest) == b"weights"
+    with pytest.raises(StorageKeyWrong):
+        ArtifactStore(folder, StorageKey(new))
+    with pytest.raises(StorageKeyWrong):
+        ArtifactStore(folder, StorageKey(old))  # something may be sealed under the new one by now
+
+    def cut_off(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            both.reseal(digest)
+    assert both.get(digest) == b"weights"
+    assert both.reseal(digest)
+    assert not both.reseal(digest)
+    both.retire_other_keys()
+    assert ArtifactStore(folder, StorageKey(new)).get(digest) == b"weights"
+
+
+def test_what_lies_in_clear_is_sealed_and_only_then_removed(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+):
+    digest = store.put(b"weights")
+    unlink = Path.unlink
+
+    def killed(path: Path, missing_ok: bool = False) -> None:
+        if path.name == digest:
+            raise KeyboardInterrupt
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.reseal(digest)
+    assert files(store) == {digest, f"{digest}.age"}
+    assert store.reseal(digest)
+    assert files(store) == {f"{digest}.age"}
+    assert store.get(digest) == b"weights"
+
+
+def test_what_was_altered_in_clear_is_not_sealed_under_its_name(store: ArtifactStore):
+    digest = store.put(b"weights")
+    store.path(digest).write_bytes(b"weighty")
+    with pytest.raises(BundleMismatch, match=digest):
+        store.reseal(digest)
+    assert store.path(digest).read_bytes() == b"weighty"

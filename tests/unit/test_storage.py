@@ -1,0 +1,225 @@
+"""Data folders of releases that did not seal, changes of keys, and what a node wants of its key."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests import fakes
+from zkserve import openings, prove, storage
+from zkserve.errors import BundleMismatch, StorageKeyWrong
+from zkserve.node import KEY_NAME, Node
+from zkserve.receipt import manifest_from_dict
+from zkserve.sealing import StorageKey, new_key
+from zkserve.store.queue import JobQueue
+from zkserve.store.tables import JobRow, VersionRow
+
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+LONG_AGO = (1_000_000, 1_000_000)
+
+
+def in_clear(node: Node) -> set[bytes]:
+    folder = node.artifacts.folder
+    return {path.read_bytes() for path in folder.glob("??/*") if not path.suffix}
+
+
+def accepted(node: Node, queue: JobQueue, version: VersionRow) -> tuple[JobRow, bytes]:
+    prediction = prove.predict(node, version, fakes.np.ones(4, fakes.np.float32))
+    job = prove.accept(
+        node,
+        queue,
+        version,
+        prediction,
+        tenant="acme",
+        idempotency_key=None,
+        request_sha256=None,
+        max_open_jobs=9,
+    )
+    return job, prediction.opening
+
+
+@pytest.fixture
+def before(
+    node: Node,
+    queue: JobQueue,
+    version: VersionRow,
+    engine: fakes.FakeEngine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> tuple[JobRow, bytes]:
+    """What a release without sealing leaves: an open job and an input handed in ahead."""
+    model = version.manifest["pins"]["model"]
+    data = node.artifacts.get(model)
+    node.artifacts.delete(model)
+    node.artifacts.put(data)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(node.artifacts), "seal", lambda store, data: store.put(data))
+        prediction = prove.predict(node, version, fakes.np.zeros(4, fakes.np.float32))
+        openings.keep_input(node, version, prediction, tenant="acme", max_inputs_ahead=9)
+        return accepted(node, queue, version)
+
+
+def test_clear_secrets_of_an_earlier_release_are_read_sealed_and_removed(
+    node: Node, before: tuple[JobRow, bytes], version: VersionRow
+) -> None:
+    job, opening = before
+    assert job.opening
+    assert node.artifacts.get(job.opening) == opening
+    bundle = node.bundle(manifest_from_dict(version.manifest))
+    assert bundle.files["model"].read_bytes() == b"compiled tiny"
+    assert {opening, b"compiled tiny", b"key tiny"} < in_clear(node)
+    assert storage.seal_clear(node) == 3
+    assert in_clear(node) == {b"key tiny"}
+    assert node.artifacts.get(job.opening) == opening
+    bundle = node.bundle(manifest_from_dict(version.manifest))
+    assert bundle.files["model"].read_bytes() == b"compiled tiny"
+    assert storage.seal_clear(node) == 0
+
+
+def test_proofs_and_public_artifacts_stay_in_clear(
+    node: Node, before: tuple[JobRow, bytes]
+) -> None:
+    job, _ = before
+    proof = node.artifacts.put(b"a proof")
+    with node.database.session() as session:
+        session.get_one(JobRow, job.id).proof = proof
+    for path in node.artifacts.folder.glob("??/*"):
+        os.utime(path, LONG_AGO)
+    storage.seal_clear(node)
+    assert in_clear(node) == {b"key tiny", b"a proof"}
+
+
+def test_what_the_database_does_not_know_is_sealed_once_it_cannot_be_under_way(
+    node: Node,
+) -> None:
+    """An opening whose job was never stored."""
+    digest = node.artifacts.put(b"an opening")
+    assert storage.seal_clear(node) == 0, "it may be a proof about to be noted"
+    os.utime(node.artifacts.path(digest), LONG_AGO)
+    assert storage.seal_clear(node) == 1
+    assert node.artifacts.get(digest) == b"an opening"
+    assert in_clear(node) == set()
+
+
+def test_what_was_left_unfinished_in_clear_is_removed(node: Node) -> None:
+    folder = node.artifacts.folder
+    (folder / ".publish-abc").mkdir()
+    (folder / ".publish-abc" / "pk.key").write_bytes(b"a key")
+    for name in (".new-old", ".new-now"):
+        (folder / name).write_bytes(b"half")
+    for name in (".publish-abc", ".new-old"):
+        os.utime(folder / name, LONG_AGO)
+    storage.seal_clear(node)
+    assert {path.name for path in folder.glob(".*")} == {".new-now"}
+
+
+def test_one_altered_file_does_not_keep_the_others_in_clear(
+    node: Node, before: tuple[JobRow, bytes], version: VersionRow
+) -> None:
+    node.artifacts.path(version.manifest["pins"]["model"]).write_bytes(b"altered")
+    assert storage.seal_clear(node) == 2
+    assert in_clear(node) == {b"key tiny", b"altered"}
+
+
+def test_an_input_deleted_meanwhile_does_not_come_back(
+    node: Node,
+    queue: JobQueue,
+    before: tuple[JobRow, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job, _ = before
+    known = storage._Known.of(node)
+    prove.cancel(node, queue, job.id)
+    assert job.opening
+    assert not storage._reseal(node, job.opening, known)
+    assert not node.artifacts.has(job.opening)
+
+
+def test_keys_are_changed_and_the_old_one_is_needed_no_more(
+    node: Node, queue: JobQueue, version: VersionRow, engine: fakes.FakeEngine, tmp_path: Path
+) -> None:
+    job, opening = accepted(node, queue, version)
+    assert job.opening
+    old, new = (node.artifacts.folder.parent / KEY_NAME).read_text(), new_key()
+    place = {"data_dir": node.artifacts.folder.parent, "database_url": node.database.url}
+    both = Node.open(**place, storage_key=new + old)
+    assert storage.seal_all(both) == 2
+    assert storage.seal_all(both) == 0
+    after = Node.open(**place, storage_key=new)
+    assert after.artifacts.get(job.opening) == opening
+    assert after.bundle(manifest_from_dict(version.manifest)).files["model"].exists()
+    with pytest.raises(StorageKeyWrong):
+        Node.open(**place, storage_key=old)
+
+
+def test_a_change_of_keys_that_fails_midway_keeps_both(
+    node: Node, queue: JobQueue, version: VersionRow, engine: fakes.FakeEngine
+) -> None:
+    job, _ = accepted(node, queue, version)
+    (sealed,) = node.artifacts.folder.rglob(f"{job.opening}.age")
+    sealed.write_bytes(sealed.read_bytes()[:-1])
+    old, new = (node.artifacts.folder.parent / KEY_NAME).read_text(), new_key()
+    place = {"data_dir": node.artifacts.folder.parent, "database_url": node.database.url}
+    with pytest.raises(BundleMismatch, match=str(job.opening)):
+        storage.seal_all(Node.open(**place, storage_key=new + old))
+    with pytest.raises(StorageKeyWrong):
+        Node.open(**place, storage_key=new)
+    Node.open(**place, storage_key=new + old)
+
+
+# the key of a node
+
+
+def place(tmp_path: Path, **more: object) -> dict[str, object]:
+    return {"data_dir": tmp_path / "data", "database_url": "sqlite://", **more}
+
+
+def test_production_makes_no_key_of_its_own(tmp_path: Path, database_url: str) -> None:
+    with pytest.raises(StorageKeyWrong, match="Production") as refused:
+        Node.open(**place(tmp_path, production=True))
+    assert "ZKSERVE_STORAGE_KEY_FILE" in str(refused.value)
+    assert not (tmp_path / "data").exists()
+    Node.open(**place(tmp_path, production=True, storage_key=new_key()))
+    assert not (tmp_path / "data" / KEY_NAME).exists()
+
+
+def test_production_takes_a_development_key_only_if_told(tmp_path: Path, database_url: str) -> None:
+    Node.open(**place(tmp_path))
+    with pytest.raises(StorageKeyWrong, match="Production"):
+        Node.open(**place(tmp_path, production=True))
+    path = tmp_path / "data" / KEY_NAME
+    Node.open(**place(tmp_path, production=True, storage_key_file=path))
+
+
+def test_a_key_that_is_gone_is_not_replaced_by_another(tmp_path: Path, database_url: str) -> None:
+    Node.open(**place(tmp_path))
+    path = tmp_path / "data" / KEY_NAME
+    kept = path.read_text()
+    path.unlink()
+    with pytest.raises(StorageKeyWrong, match=KEY_NAME):
+        Node.open(**place(tmp_path))
+    assert not path.exists()
+    path.write_text(kept)
+    Node.open(**place(tmp_path))
+
+
+def test_a_wrong_key_is_refused_before_the_database_is_opened(
+    tmp_path: Path, database_url: str
+) -> None:
+    Node.open(**place(tmp_path))
+    elsewhere = tmp_path / "database"
+    with pytest.raises(StorageKeyWrong):
+        Node.open(
+            data_dir=tmp_path / "data",
+            database_url=f"sqlite:///{elsewhere}",
+            storage_key=new_key(),
+        )
+    assert not elsewhere.exists()
+
+
+def test_a_key_file_may_be_commented(tmp_path: Path, database_url: str) -> None:
+    key = new_key()
+    (tmp_path / "key").write_text("# made today\n" + key + "\n")
+    node = Node.open(**place(tmp_path, storage_key_file=tmp_path / "key"))
+    assert node.artifacts.key.recipients == StorageKey(key).recipients
