@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from zkserve import runtime
+from zkserve.chain import evm
 from zkserve.encoding import (
     canonical_json,
     parse_json,
@@ -26,6 +27,7 @@ from zkserve.engines.base import Bundle, CircuitPlan, Engine, Limits, Progress, 
 from zkserve.engines.ezkl import EzklEngine, tuning
 from zkserve.engines.srs import load_srs
 from zkserve.errors import (
+    ChainError,
     DevelopmentSrsRefused,
     ModelRejected,
     RecipeInvalid,
@@ -78,14 +80,22 @@ def publish(
     *,
     progress: Progress,
     update_lock: bool = False,
+    solc: str = "",
+    on_chain: bool = False,
 ) -> Published:
     """Publish a recipe as the next version of its model; the same again changes nothing.
 
+    With ``solc``, as :func:`zkserve.chain.evm.compile_verifier`, the size of the verifier's code is
+    measured before anything is recorded, and goes into the facts; ``on_chain`` says that the
+    version is to be registered, so that the size decides.
+
     Raises:
         RecipeInvalid: the recipe, its samples or its lock are wrong.
-        ModelRejected: the model cannot be proved, or not within the tolerance.
+        ModelRejected: the model cannot be proved, or not within the tolerance, or its verifier does
+            not fit on a chain that it is for.
         DevelopmentSrsRefused: production, and no SRS file was given.
-        Unavailable: too little free disk.
+        Unavailable: too little free disk; or no compiler, though the version is for a chain.
+        ChainError: the compiler for that chain is another than it must be.
 
     """
     if node.production and srs_source.path is None:
@@ -117,6 +127,7 @@ def publish(
         progress("measuring agreement with the float model")
         bundle = _with_agreement(recipe, onnx, data, bundle)
         _check_agreement(recipe, bundle.manifest)
+        bundle = _with_verifier_size(recipe, bundle, solc, on_chain, progress)
         _check_lock(recipe, bundle.manifest, update=update_lock)
         progress("storing artifacts")
         return _record(node, recipe, onnx, publication, bundle, why)
@@ -299,6 +310,25 @@ def _srs(
 def _with_agreement(recipe: Recipe, onnx: Path, data: Samples, bundle: Bundle) -> Bundle:
     agreement = measure_agreement(_engine_of(recipe), bundle, onnx, data.held_out, data.labels)
     return replace(bundle, manifest=replace(bundle.manifest, agreement=agreement))
+
+
+def _with_verifier_size(
+    recipe: Recipe, bundle: Bundle, solc: str, on_chain: bool, progress: Progress
+) -> Bundle:
+    """Return the bundle with the size of its verifier's code among its facts, if it can be had."""
+    if not solc:
+        return bundle
+    progress("compiling the verifier")
+    try:
+        size_bytes = evm.verifier_bytes(_engine_of(recipe).export_verifier(bundle), solc)
+    except (ChainError, Unavailable):
+        if on_chain:
+            raise
+        return bundle  # who publishes for no chain needs no compiler
+    if on_chain:
+        evm.require_deployable(size_bytes)
+    facts = {**bundle.manifest.facts, "verifier_bytes": size_bytes}
+    return replace(bundle, manifest=replace(bundle.manifest, facts=facts))
 
 
 def _check_agreement(recipe: Recipe, manifest: CircuitManifest) -> None:

@@ -14,7 +14,7 @@ from eth_utils.abi import function_signature_to_4byte_selector
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zkserve.chain.evm import SOLC_VERSION, compile_verifier
+from zkserve.chain.evm import SOLC_VERSION, compile_verifier, verifier_bytes
 from zkserve.chain.interfaces import describe_revert, interface
 from zkserve.chain.rpc import Chain
 from zkserve.chain.transaction import Fees, Transaction, checksum
@@ -179,3 +179,8 @@ def test_compiler_that_fails(tmp_path: Path) -> None:
         compile_verifier("", _compiler(tmp_path, {"errors": [error]}))
     with pytest.raises(ChainError, match="2 contracts"):
         compile_verifier("", _compiler(tmp_path, _compiled(10, contracts=2)))
+
+
+def test_the_size_of_a_verifier_is_told_also_where_no_chain_takes_it(tmp_path: Path) -> None:
+    assert verifier_bytes("", _compiler(tmp_path, _compiled(24_576))) == 24_576
+    assert verifier_bytes("", _compiler(tmp_path, _compiled(30_000))) == 30_000

@@ -40,14 +40,43 @@ def compile_verifier(source: str, solc: str) -> Bytecode:
         Unavailable: there is no such compiler.
 
     """
+    code = _fitting(source, solc)
+    require_deployable(len(code.runtime))
+    return code
+
+
+def verifier_bytes(source: str, solc: str) -> int:
+    """Return the size that a verifier's code would have on a chain, as it would be compiled for it.
+
+    Raises:
+        ChainError, Unavailable: see :func:`compile_verifier`.
+
+    """
+    return len(_fitting(source, solc).runtime)
+
+
+def require_deployable(size_bytes: int) -> None:
+    """Return if a chain takes code of this size.
+
+    Raises:
+        ModelRejected: it is larger than a chain takes.
+
+    """
+    if size_bytes > CODE_LIMIT_BYTES:
+        raise ModelRejected(
+            f"The verifier has {size_bytes} bytes, a chain takes {CODE_LIMIT_BYTES}.",
+            remedy="Give the circuit fewer columns: fewer kinds of operations, smaller lookups, no "
+            "option freivalds; or publish with --no-chain.",
+        )
+
+
+def _fitting(source: str, solc: str) -> Bytecode:
+    """Return the code with the fastest settings under which it fits, or else the smallest."""
     for runs in _RUNS:
         code = _compile(source, solc, runs)
         if len(code.runtime) <= CODE_LIMIT_BYTES:
-            return code
-    raise ModelRejected(
-        f"The verifier has {len(code.runtime)} bytes, a chain takes {CODE_LIMIT_BYTES}.",
-        remedy="Give the circuit fewer columns: fewer kinds of operations, or smaller lookups.",
-    )
+            break
+    return code
 
 
 def solc_version(solc: str) -> str:

@@ -79,6 +79,7 @@ def publish(
     from zkserve import publish as use_case
     from zkserve import recipe
     from zkserve import register as register_version
+    from zkserve.chain.evm import CODE_LIMIT_BYTES
 
     settings = read_settings()
     log.configure("WARNING")
@@ -90,7 +91,13 @@ def publish(
     )
     with progress(as_json) as show:
         published = use_case.publish(
-            node, recipe.load(path, samples=samples), source, progress=show, update_lock=update_lock
+            node,
+            recipe.load(path, samples=samples),
+            source,
+            progress=show,
+            update_lock=update_lock,
+            solc=settings.solc_command,
+            on_chain=chain and bool(settings.rpc_url),
         )
         registered = None
         if chain and settings.rpc_url:
@@ -119,6 +126,7 @@ def publish(
         "rows": manifest.rows,
         "development_srs": manifest.development_srs,
         "agreement_max_abs": agreement.max_abs if agreement else None,
+        "verifier_bytes": manifest.facts.get("verifier_bytes"),
         "chain_version_id": registered,
     }
     lines = [
@@ -135,6 +143,12 @@ def publish(
         )
     if registered:
         lines.append(f"  on chain  version {registered}")
+    verifier_bytes = manifest.facts.get("verifier_bytes", 0)
+    if isinstance(verifier_bytes, int) and verifier_bytes > CODE_LIMIT_BYTES:
+        lines.append(
+            f"  [yellow]No chain takes its verifier: {verifier_bytes} bytes, at most "
+            f"{CODE_LIMIT_BYTES} may come.[/]"
+        )
     if manifest.development_srs:
         lines.append("  [yellow]Development SRS: proofs can be forged. Not for production.[/]")
     answer(data, as_json, *lines)
