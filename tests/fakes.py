@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
@@ -27,7 +27,15 @@ from zkserve.node import Node
 from zkserve.receipt import manifest_to_dict
 from zkserve.store import jobs, keys, versions
 from zkserve.store.tables import JobRow, RequestRow, VersionRow
-from zkserve.types import CircuitManifest, Claim, InputMode, Scale, TensorSpec, WeightsMode
+from zkserve.types import (
+    CircuitManifest,
+    Claim,
+    InputMode,
+    LeakBudget,
+    Scale,
+    TensorSpec,
+    WeightsMode,
+)
 
 SCALE = Scale(multiplier=1, shift=8)
 ELEMENTS = 4
@@ -181,6 +189,8 @@ def publish(
     *,
     input_mode: InputMode = InputMode.COMMITTED,
     batch: int = 1,
+    leak: LeakBudget | None = None,
+    weights_digests: Sequence[str] = (),
 ) -> VersionRow:
     """Add a version of a model of four inputs and two outputs, proved by the fake engine."""
     pins = {"model": node.artifacts.seal(f"compiled {name}".encode())}
@@ -191,7 +201,7 @@ def publish(
         engine="fake",
         engine_version="1",
         input_mode=input_mode,
-        weights_mode=WeightsMode.HASHED,
+        weights_mode=WeightsMode.FIXED if leak else WeightsMode.HASHED,
         weights=WEIGHTS,
         inputs=(TensorSpec(name="x", shape=(batch, ELEMENTS)),),
         output=TensorSpec(name="y", shape=(batch, 2)),
@@ -201,6 +211,7 @@ def publish(
         public=frozenset({"vk"}),
         development_srs=True,
         rows=100,
+        leak=leak,
     )
     manifest = identified(manifest)
     with node.database.session() as session:
@@ -212,6 +223,7 @@ def publish(
             publication=hashlib.sha256(f"{name} {input_mode}".encode()).hexdigest(),
             onnx_sha256=pins["model"],
             manifest=manifest_to_dict(manifest),
+            weights_digests=weights_digests,
         )
 
 

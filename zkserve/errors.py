@@ -9,7 +9,8 @@
     │   └── InputOutOfRange           the circuit's lookups do not cover this input
     ├── NotFound                      no such model, version, job, artifact
     ├── Conflict                      the state of the thing forbids the action
-    │   └── IdempotencyConflict       same key, other body
+    │   ├── IdempotencyConflict       same key, other body
+    │   └── LeakBudgetSpent           a further proof would reveal too much of the weights
     ├── Unauthorized                  no valid API key
     ├── ProofInvalid                  a proof does not prove its claim
     ├── BundleMismatch                artifacts differ from what was pinned
@@ -97,6 +98,12 @@ class IdempotencyConflict(Conflict):
 
     code = "idempotency-conflict"
     status = 422
+
+
+class LeakBudgetSpent(Conflict):
+    """A further proof would reveal more of the weights than their budget allows."""
+
+    code = "leak-budget-spent"
 
 
 class Unauthorized(ZkserveError):

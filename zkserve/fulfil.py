@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from zkserve import log, outbox
+from zkserve import budgets, log, outbox
 from zkserve.chain.contracts import Fulfilled, Market, RequestStatus
 from zkserve.chain.rpc import Chain
 from zkserve.encoding import claim_digest, hex_bytes, sha256_hex, to_hex
@@ -41,6 +41,8 @@ def prepare(node: Node, job_id: str) -> bool:
     Raises:
         InvalidInput: a public input is not one of this circuit.
         ProofInvalid: the prediction does not show the input that was requested.
+        LeakBudgetSpent: a proof would reveal more of the weights than may be. Nothing is settled:
+            the market pays the requester back past the deadline.
         EngineFailed: the engine broke; try again.
 
     """
@@ -67,6 +69,7 @@ def prepare(node: Node, job_id: str) -> bool:
         job = jobs.get(session, job_id, lock=True)
         if JobState(job.state).final:
             return False
+        budgets.require(node.database, session, version, besides=job_id)
         digest = sha256_hex(prediction.opening)
         node.database.lock(session, digest)
         job.opening = node.artifacts.seal(prediction.opening)

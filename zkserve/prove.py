@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from zkserve import log, openings
+from zkserve import budgets, log, openings
 from zkserve.encoding import context, sha256_hex
 from zkserve.engines.base import NO_CONTEXT, Cancelled, FloatArray, Limits, Prediction, Proof
 from zkserve.errors import (
@@ -20,6 +20,7 @@ from zkserve.errors import (
     EngineFailed,
     IdempotencyConflict,
     JobCancelled,
+    LeakBudgetSpent,
     ProofInvalid,
     Unavailable,
     ZkserveError,
@@ -87,6 +88,7 @@ def accept(
 
     Raises:
         IdempotencyConflict: the key came with another body.
+        LeakBudgetSpent: the proof would reveal more of the weights than may be.
         Unavailable: too many jobs are open, the disk is nearly full, or the database is down.
 
     """
@@ -103,6 +105,7 @@ def accept(
             open_jobs = jobs.open_count(session)
             if open_jobs >= max_open_jobs:
                 raise Unavailable(f"{open_jobs} jobs are open.", remedy="Try again later.")
+            budgets.require(node.database, session, version)
             # Equal openings share a file: see forget_input.
             node.database.lock(session, opening)
             node.artifacts.seal(prediction.opening)
@@ -317,6 +320,7 @@ def retry(node: Node, queue: JobQueue, job_id: str) -> JobRow:
     Raises:
         NotFound: there is no such job.
         Conflict: it has not failed, or its input is gone.
+        LeakBudgetSpent: its proof would reveal more of the weights than may be by now.
 
     """
     with node.database.session() as session:
@@ -329,6 +333,8 @@ def retry(node: Node, queue: JobQueue, job_id: str) -> JobRow:
         if job.proof is not None:
             state, workflow, name = JobState.STORED, "settle", SETTLE
         elif job.opening is not None:
+            _, version = versions.get(session, job.version_id)
+            budgets.require(node.database, session, version, besides=job_id)
             state, workflow, name = JobState.RETRY, "prove", PROOFS
         elif _requested_on_chain(session, job):
             state, workflow, name = JobState.ACCEPTED, "fulfil", CHAIN
@@ -378,6 +384,12 @@ def _stored(node: Node, job_id: str, proof: Proof) -> bool:
             job = jobs.get(session, job_id, lock=True)
             if JobState(job.state) is not JobState.PROVING:
                 return True  # cancelled, or another worker was first: a late result loses
+            _, version = versions.get(session, job.version_id)
+            try:
+                budgets.require(node.database, session, version, besides=job_id, made=True)
+            except LeakBudgetSpent as exc:
+                jobs.fail(session, job, exc)
+                return True  # the proof goes nowhere
             job.proof = node.artifacts.put(proof.data)
             job.prove_s = proof.prove_s
             job.prove_cpu_s = proof.prove_cpu_s

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from zkserve import runtime
+from zkserve import budgets, runtime
 from zkserve.chain import evm
 from zkserve.encoding import (
     canonical_json,
@@ -125,6 +125,7 @@ def publish(
         bundle = _build(node, recipe, onnx, data, srs_source, work / "circuit", progress)
         _check_shapes(recipe, bundle.manifest)
         progress("measuring agreement with the float model")
+        _check_leak(bundle.manifest)
         bundle = _with_agreement(recipe, onnx, data, bundle)
         _check_agreement(recipe, bundle.manifest)
         bundle = _with_verifier_size(recipe, bundle, solc, on_chain, progress)
@@ -327,6 +328,17 @@ def _with_verifier_size(
         return bundle  # who publishes for no chain needs no compiler
     if on_chain:
         evm.require_deployable(size_bytes)
+def _check_leak(manifest: CircuitManifest) -> None:
+    leak = manifest.leak
+    if leak is not None and not leak.proofs:
+        raise ModelRejected(
+            f"In weights mode {str(manifest.weights_mode)!r} a proof of this model reveals "
+            f"{leak.bits_per_proof} bits of its weights, which hold about {leak.secret_bits}: the "
+            "leak budget allows none.",
+            remedy='Use the native engine, or ezkl with weights mode "hashed": both hide them.',
+        )
+
+
     facts = {**bundle.manifest.facts, "verifier_bytes": size_bytes}
     return replace(bundle, manifest=replace(bundle.manifest, facts=facts))
 
@@ -388,6 +400,7 @@ def _damaged(path: Path) -> RecipeInvalid:
     )
 
 
+        **({"leak": asdict(manifest.leak)} if manifest.leak else {}),
 def _lock(recipe: Recipe, manifest: CircuitManifest) -> dict[str, Any]:
     """Return what a reader compares and a rebuild gives again.
 
@@ -399,6 +412,7 @@ def _lock(recipe: Recipe, manifest: CircuitManifest) -> dict[str, Any]:
         "options": dict(recipe.options),
         **({"tuned_for": recipe.tuned_for} if recipe.tuned_for else {}),
         "input_mode": manifest.input_mode.value,
+    digests = budgets.weights_digests(onnx) if bundle.manifest.leak is not None else []
         "weights_mode": manifest.weights_mode.value,
         **_engine_of(recipe).reproducible(manifest),
         "rows": manifest.rows,
@@ -410,6 +424,7 @@ def _lock(recipe: Recipe, manifest: CircuitManifest) -> dict[str, Any]:
 def _record(
     node: Node, recipe: Recipe, onnx: Path, publication: str, bundle: Bundle, why: str
 ) -> Published:
+            weights_digests=digests,
     for name, path in bundle.files.items():
         secret = name in secret_names(bundle.manifest)
         stored = (node.artifacts.seal_file if secret else node.artifacts.put_file)(path)

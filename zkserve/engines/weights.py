@@ -32,13 +32,17 @@ def weights_of(model: onnx.ModelProto) -> list[FloatArray]:
 def digests(model: str) -> list[str]:
     """Child step: return what tells the same weights in another model, sorted; never to be shown.
 
-    A SHA-256 for each tensor, over its values as sorted little-endian float32: reshaping,
-    transposing and renaming change nothing. Tensors of few distinct values are left out, for those
-    are in models that have nothing to do with each other.
+    A SHA-256 for each tensor, and for all of them together, over the values as sorted little-endian
+    float32: reshaping, transposing and renaming change nothing. What has few distinct values is
+    left out, for that is in models that have nothing to do with each other.
     """
-    found = set()
-    for tensor in weights_of(onnx_model.load(Path(model))):
-        values, counts = np.unique(tensor.astype("<f4"), return_counts=True)
-        if len(values) >= _TELLING_VALUES:
-            found.add(hashlib.sha256(np.repeat(values, counts).tobytes()).hexdigest())
-    return sorted(found)
+    tensors = [tensor.ravel() for tensor in weights_of(onnx_model.load(Path(model)))]
+    return sorted(
+        {
+            hashlib.sha256(np.sort(values.astype("<f4")).tobytes()).hexdigest()
+            for values in [*tensors, np.concatenate(tensors)]
+            if len(np.unique(values)) >= _TELLING_VALUES
+        }
+        if tensors
+        else set()
+    )

@@ -83,6 +83,8 @@ class VersionRow(Base):
     manifest: Mapped[dict[str, Any]] = mapped_column(JSON)
     classes: Mapped[list[str]] = mapped_column(JSON, default=list)
     limits: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    weights_digests: Mapped[list[str]] = mapped_column(JSON, default=list, server_default="[]")
+    """Private: tells versions that share weights, where proofs reveal some of them; else empty."""
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
     deprecated_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     chain_id: Mapped[int | None] = mapped_column(BigInteger)

@@ -23,6 +23,7 @@ def add(
     manifest: dict[str, Any],
     classes: Sequence[str] = (),
     limits: Mapping[str, Any] | None = None,
+    weights_digests: Sequence[str] = (),
 ) -> VersionRow:
     """Add the next version of a model, and the model itself if it is new."""
     model = session.scalar(select(ModelRow).where(ModelRow.name == name).with_for_update())
@@ -43,6 +44,7 @@ def add(
         manifest=manifest,
         classes=list(classes),
         limits=dict(limits or {}),
+        weights_digests=list(weights_digests),
     )
     session.add(version)
     session.flush()
