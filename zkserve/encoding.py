@@ -25,13 +25,12 @@ from eth_utils.crypto import keccak
 from pydantic_core import from_json
 
 from zkserve.errors import InvalidInput
+from zkserve.types import FIELD_MODULUS as FIELD_MODULUS
 from zkserve.types import Agreement, CircuitManifest, Claim, TensorSpec
 
 CIRCUIT_TAG = b"zkserve/circuit/v1"
 CLAIM_TAG = keccak(text="zkserve/claim/v1")
 CONTEXT_TAG = keccak(text="zkserve/native/context/v1")
-FIELD_MODULUS = 21888242871839275222246405745257275088548364400416034343698204186575808495617
-"""Order of the BN254 scalar field, in which circuits compute."""
 OUTPUT_BOUND = 1 << 127
 """Quantised outputs lie strictly between minus and plus this."""
 

@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 
+FIELD_MODULUS = 21888242871839275222246405745257275088548364400416034343698204186575808495617
+"""Order of the BN254 scalar field, in which circuits compute."""
+
 
 class InputMode(StrEnum):
     """What a claim shows of the input."""

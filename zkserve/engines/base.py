@@ -10,20 +10,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from zkserve.engines.cost import Estimate
 from zkserve.types import CircuitManifest, Claim, InputMode, WeightsMode
+
+if TYPE_CHECKING:  # a child that proves a small circuit is done before NumPy is loaded
+    import numpy as np
+    from numpy.typing import NDArray
 
 Progress = Callable[[str], None]
 """Called with a short phrase as work moves on: "compiling", "setting up"."""
 Cancelled = Callable[[], bool]
 """Polled about ten times a second; returning True stops the child at once."""
 
-FloatArray = NDArray[np.float32]
+FloatArray: TypeAlias = "NDArray[np.float32]"
 
 NO_CONTEXT = bytes(32)
 """What a proof is bound to where its version is registered on no chain."""

@@ -65,6 +65,7 @@ from zkserve.errors import (
 from zkserve.types import CircuitManifest, Claim, InputMode, Scale, TensorSpec, WeightsMode
 
 STEPS = "zkserve.engines.ezkl.steps:"
+COMPILING = "zkserve.engines.ezkl.compiling:"
 PREVIEW = "zkserve.engines.ezkl.preview:"
 HEAVY_NICENESS = 5
 CALIBRATION_SAMPLES = 200
@@ -104,7 +105,7 @@ class EzklEngine:
         """Return what the checks before compiling say; see :meth:`Engine.unsupported`."""
         try:
             run_child(
-                STEPS + "check_model",
+                COMPILING + "check_model",
                 limits=limits,
                 reach=Reach(readable=(model.resolve(),)),
                 model=str(model.resolve()),
@@ -170,7 +171,7 @@ class EzklEngine:
         shutil.copyfile(model, out / FILES["model"])
         np.save(out / SAMPLES, samples)
         tensors: dict[str, Any] = run_child(
-            STEPS + "compile_model",
+            COMPILING + "compile_model",
             limits=limits,
             niceness=HEAVY_NICENESS,
             reach=Reach(writable=(out.resolve(),)),

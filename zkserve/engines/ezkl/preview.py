@@ -39,7 +39,7 @@ def estimate(
 ) -> dict[str, Any]:
     """Return what the circuit of a model would cost, as :meth:`Estimate.to_dict` gives it.
 
-    The arguments are those of :func:`zkserve.engines.ezkl.steps.compile_model`.
+    The arguments are those of :func:`zkserve.engines.ezkl.compiling.compile_model`.
 
     Raises:
         ModelRejected: the model is not allowed, or ezkl cannot lay it out.

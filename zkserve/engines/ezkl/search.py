@@ -15,14 +15,15 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from zkserve.encoding import FIELD_MODULUS
 from zkserve.engines import onnx_model
 from zkserve.engines.base import FloatArray
 from zkserve.engines.child import report
-from zkserve.engines.ezkl import cost, surgery, tuning
+from zkserve.engines.ezkl import cost, faults, surgery, tuning
 from zkserve.engines.ezkl.inputs import NO_SALT, SaltShape, quantise
+from zkserve.engines.ezkl.seam import from_felt, to_felt, wrapped
 from zkserve.engines.ezkl.tuning import Layout, Numbers, Price
-from zkserve.errors import ModelRejected, ZkserveError
+from zkserve.errors import ModelRejected
+from zkserve.types import FIELD_MODULUS
 
 _WIDE_BASE, _WIDE_LEGS = 1 << 15, 4
 """Digits that hold whatever a sensible model computes: for looking at answers only."""
@@ -51,7 +52,7 @@ def search(
 
     """
     report("tuning: checking the model")
-    original = onnx_model.load(Path(model))
+    original = faults.load(Path(model))
     samples = np.load(calibration, allow_pickle=False)
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
         circuits = Circuits(original, samples, run_args, batch, lookup_margin, Path(folder))
@@ -113,7 +114,7 @@ class Circuits:
         settings = self._settings(0, arguments)
         at, compiled = self._folder / "answer.json", self._folder / "answer.compiled"
         at.write_text(json.dumps(settings))
-        with _ezkl("ezkl cannot compile the model"):
+        with wrapped(ModelRejected, "ezkl cannot compile the model"):
             ezkl.compile_circuit(str(self._networks[0]), str(compiled), str(at))
         (shift,) = settings["model_output_scales"]
 
@@ -132,10 +133,9 @@ class Circuits:
     def _witness(self, compiled: Path, row: FloatArray, scale: int) -> dict[str, Any] | None:
         data, path = self._folder / "input.json", self._folder / "witness.json"
         values = quantise(row, size=len(row), scale=scale, bound=1 << 62)
-        felts = [(value % FIELD_MODULUS).to_bytes(32, "little").hex() for value in values]
-        data.write_text(json.dumps({"input_data": [felts]}))
+        data.write_text(json.dumps({"input_data": [[to_felt(value) for value in values]]}))
         try:
-            with _ezkl("ezkl cannot compute on a sample"):
+            with wrapped(ModelRejected, "ezkl cannot compute on a sample"):
                 ezkl.gen_witness(str(data), str(compiled), str(path), vk_path=None, srs_path=None)
         except ModelRejected:
             return None
@@ -150,7 +150,7 @@ class Circuits:
             for argument, value in values.items():
                 setattr(arguments, argument, value)
             out = self._folder / "settings.json"
-            with _ezkl("ezkl cannot lay the model out"):
+            with wrapped(ModelRejected, "ezkl cannot lay the model out"):
                 ezkl.gen_settings(str(self._network(salt_count)), str(out), py_run_args=arguments)
             self._drawn[name] = json.loads(out.read_text())
         return self._drawn[name]
@@ -358,23 +358,5 @@ def _price(settings: dict[str, Any], logrows: int) -> Price:
 
 
 def _signed(felt: str) -> int:
-    element = int.from_bytes(bytes.fromhex(felt), "little")
+    element = from_felt(felt)
     return element - FIELD_MODULUS if element > FIELD_MODULUS // 2 else element
-
-
-class _ezkl:  # noqa: N801 (reads as the context manager that it is)
-    """Wrap whatever ezkl raises; its Rust panics derive from BaseException."""
-
-    def __init__(self, message: str) -> None:
-        self._message = message
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
-        if exc is None or isinstance(
-            exc, ZkserveError | MemoryError | KeyboardInterrupt | SystemExit
-        ):
-            return
-        text = " ".join(str(exc).split())[:200]
-        raise ModelRejected(f"{self._message}: {text}.") from exc

@@ -2,7 +2,9 @@
 
 Field elements cross the seam as Python integers below the field's order. Files that hold inputs
 (witness, proof input) are made in a temporary folder inside the child's private one and are gone
-when a step returns; if the child is killed its parent removes that folder.
+when a step returns; if the child is killed its parent removes that folder. No ONNX library is
+loaded here: proofs of small circuits are quicker than that. :mod:`zkserve.engines.ezkl.compiling`
+needs one.
 """
 
 from __future__ import annotations
@@ -10,112 +12,25 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ezkl
-import numpy as np
-import onnx
 
-from zkserve.encoding import FIELD_MODULUS
-from zkserve.engines import onnx_model
 from zkserve.engines.child import report
-from zkserve.engines.ezkl import leak, surgery
+from zkserve.engines.ezkl.seam import from_felt, scratch, text_of, to_felt, wrapped
 from zkserve.engines.ezkl.settings import Settings
 from zkserve.engines.ezkl.verifier_source import patch
-from zkserve.engines.weights import weights_of
-from zkserve.errors import (
-    EngineFailed,
-    InputOutOfRange,
-    InvalidInput,
-    ModelRejected,
-    ProofInvalid,
-    ZkserveError,
-)
-from zkserve.types import InputMode, TensorSpec
+from zkserve.errors import EngineFailed, InputOutOfRange, InvalidInput, ProofInvalid
+from zkserve.types import InputMode
 
 _SRS_POINT_BYTES = 64
 _SRS_TAIL_BYTES = 256
 
 
-def compile_model(
-    *,
-    model: str,
-    calibration: str,
-    out: str,
-    run_args: dict[str, Any],
-    salt_count: int,
-    lookup_margin: int,
-    max_logrows: int,
-    logrows: int | None,
-    lookup_range: tuple[int, int],
-    batch: int,
-) -> dict[str, Any]:
-    """Check, rewrite, calibrate and compile a model; return the names and shapes of its tensors.
-
-    ``out`` receives ``settings.json`` and ``model.compiled``. With ``logrows`` nothing is
-    calibrated: lookup tables cover ``lookup_range``.
-
-    Raises:
-        ModelRejected: the model is not allowed, or ezkl cannot compile it.
-
-    """
-    report("checking the model")
-    original = onnx_model.load(Path(model))
-    samples = np.load(calibration, allow_pickle=False)
-    flat, samples = surgery.prepare(original, samples, salt_count, batch)
-    settings, compiled = Path(out, "settings.json"), Path(out, "model.compiled")
-    with _scratch() as folder, _ezkl(ModelRejected, "ezkl cannot compile the model"):
-        network = folder / "network.onnx"
-        onnx.save(flat, network)
-        arguments = ezkl.PyRunArgs()
-        if logrows is not None:
-            run_args |= {"logrows": logrows, "lookup_range": tuple(lookup_range)}
-        for name, value in run_args.items():
-            setattr(arguments, name, value)
-        ezkl.gen_settings(str(network), str(settings), py_run_args=arguments)
-        if logrows is None:
-            report("calibrating")
-            salted = np.hstack([samples, np.zeros((len(samples), salt_count), np.float32)])
-            data = folder / "calibration.json"
-            data.write_text(json.dumps({"input_data": [salted.reshape(-1).tolist()]}))
-            ezkl.calibrate_settings(
-                str(data),
-                str(network),
-                str(settings),
-                "resources",
-                lookup_safety_margin=lookup_margin,
-                scales=[run_args["param_scale"]],
-                scale_rebase_multiplier=[run_args["scale_rebase_multiplier"]],
-                max_logrows=max_logrows,
-            )
-        report("compiling")
-        ezkl.compile_circuit(str(network), str(compiled), str(settings))
-    tensors = [
-        TensorSpec(name=value.name, shape=onnx_model.shape_of(value)).batched(batch)
-        for value in [*onnx_model.inputs_of(original), original.graph.output[0]]
-    ]
-    *inputs, output = [{"name": tensor.name, "shape": tensor.shape} for tensor in tensors]
-    secret = leak.secret_bits(weights_of(original), run_args["param_scale"])
-    return {"inputs": inputs, "output": output, "secret_bits": secret}
-
-
-def check_model(*, model: str) -> None:
-    """Return if a model is one that :func:`compile_model` takes on.
-
-    Raises:
-        ModelRejected: it is not.
-
-    """
-    onnx_model.load(Path(model))
-
-
 def make_srs(*, log_size: int, out: str) -> None:
     """Sample an SRS with a local secret."""
-    with _ezkl(EngineFailed, "ezkl cannot make an SRS"):
+    with wrapped(EngineFailed, "ezkl cannot make an SRS"):
         ezkl.gen_srs(out, log_size)
 
 
@@ -145,7 +60,7 @@ def make_keys(*, folder: str, srs: str) -> None:
         file.seek(-_SRS_TAIL_BYTES, os.SEEK_END)
         tail = file.read()
     (at / "verifier.srs").write_bytes(bytes(4) + 2 * generator + tail)
-    with _ezkl(EngineFailed, "ezkl cannot set up the circuit"):
+    with wrapped(EngineFailed, "ezkl cannot set up the circuit"):
         ezkl.setup(
             str(at / "model.compiled"),
             str(at / "vk.key"),
@@ -164,16 +79,16 @@ def make_keys(*, folder: str, srs: str) -> None:
 
 def export_verifier(*, settings: str, verifying_key: str, srs: str) -> str:
     """Return the patched Solidity source of a circuit's verifier."""
-    with _scratch() as scratch:
-        raw = scratch / "raw.sol"
+    with scratch() as folder:
+        raw = folder / "raw.sol"
         try:
             asyncio.run(
-                _create_verifier(verifying_key, settings, str(raw), str(scratch / "abi.json"), srs)
+                _create_verifier(verifying_key, settings, str(raw), str(folder / "abi.json"), srs)
             )
         except Exception as exc:
             # It writes the source and only then asks for a Solidity compiler, which is not there.
             if "svm" not in str(exc) or not raw.is_file():
-                raise EngineFailed(f"ezkl cannot export a verifier: {_text(exc)}.") from exc
+                raise EngineFailed(f"ezkl cannot export a verifier: {text_of(exc)}.") from exc
         return patch(raw.read_text())
 
 
@@ -188,13 +103,13 @@ def witness(*, settings: str, compiled: str, elements: list[int]) -> list[int]:
         InputOutOfRange: proving this witness would fail or hang.
 
     """
-    with _scratch() as folder:
+    with scratch() as folder:
         return _witness(Settings.read(Path(settings)), compiled, elements, folder / "witness.json")
 
 
 def poseidon(*, elements: list[int]) -> int:
     """Return the hash that the circuit makes of its input tensor."""
-    with _ezkl(EngineFailed, "ezkl cannot hash"):
+    with wrapped(EngineFailed, "ezkl cannot hash"):
         (digest,) = ezkl.poseidon_hash([to_felt(element) for element in elements])
     return from_felt(digest)
 
@@ -220,7 +135,7 @@ def prove(
         InputOutOfRange: proving this witness would fail or hang.
 
     """
-    with _scratch() as folder:
+    with scratch() as folder:
         path, made = folder / "witness.json", folder / "proof.json"
         found = _witness(Settings.read(Path(settings)), compiled, elements, path)
         if instances is not None and found != instances:
@@ -229,7 +144,7 @@ def prove(
                 "commitment, weights hash or output from it."
             )
         report("proving")
-        with _ezkl(EngineFailed, "ezkl cannot prove"):
+        with wrapped(EngineFailed, "ezkl cannot prove"):
             ezkl.prove(str(path), compiled, proving_key, str(made), srs)
         proof = json.loads(made.read_text())
     if [from_felt(felt) for column in proof["instances"] for felt in column] != found:
@@ -250,10 +165,10 @@ def weights_commitments(
     *, compiled: str, verifying_key: str, srs: str, elements: list[int]
 ) -> list[int]:
     """Return the x of each point that ``polycommit`` commits to the weights with, in order."""
-    with _scratch() as folder:
+    with scratch() as folder:
         data, path = folder / "input.json", folder / "witness.json"
         data.write_text(json.dumps({"input_data": [[to_felt(element) for element in elements]]}))
-        with _ezkl(EngineFailed, "ezkl cannot commit to the weights"):
+        with wrapped(EngineFailed, "ezkl cannot commit to the weights"):
             ezkl.gen_witness(str(data), compiled, str(path), vk_path=verifying_key, srs_path=srs)
         found = json.loads(path.read_text())["processed_params"]["polycommit"]
     # Compressed points: x, little-endian, below two bits that tell y and infinity.
@@ -269,7 +184,7 @@ def verify(
         ProofInvalid: it does not.
 
     """
-    with _scratch() as folder:
+    with scratch() as folder:
         path = folder / "proof.json"
         path.write_text(
             json.dumps(
@@ -281,26 +196,16 @@ def verify(
                 }
             )
         )
-        with _ezkl(ProofInvalid, "The proof does not prove the claim"):
+        with wrapped(ProofInvalid, "The proof does not prove the claim"):
             valid = ezkl.verify(str(path), settings, verifying_key, verifier_srs, reduced_srs=False)
     if valid is not True:
         raise ProofInvalid("The proof does not prove the claim.")
 
 
-def to_felt(integer: int) -> str:
-    """Return ezkl's spelling of a field element: 32 bytes, little-endian, hex; signed goes in."""
-    return (integer % FIELD_MODULUS).to_bytes(32, "little").hex()
-
-
-def from_felt(felt: str) -> int:
-    """Return the integer below the field's order that ezkl spells ``felt``."""
-    return int.from_bytes(bytes.fromhex(felt), "little")
-
-
 def _witness(settings: Settings, compiled: str, elements: list[int], path: Path) -> list[int]:
     data = path.with_name("input.json")
     data.write_text(json.dumps({"input_data": [[to_felt(element) for element in elements]]}))
-    with _ezkl(InputOutOfRange, "The circuit cannot compute on this input"):
+    with wrapped(InputOutOfRange, "The circuit cannot compute on this input"):
         ezkl.gen_witness(str(data), compiled, str(path), vk_path=None, srs_path=None)
     found = json.loads(path.read_text())
     settings.check_lookups(found["min_lookup_inputs"], found["max_lookup_inputs"])
@@ -314,24 +219,3 @@ def _witness(settings: Settings, compiled: str, elements: list[int], path: Path)
     else:
         instances = [*found["processed_inputs"]["poseidon_hash"], *weights, *outputs]
     return [from_felt(felt) for felt in instances]
-
-
-@contextmanager
-def _scratch() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
-        yield Path(folder)
-
-
-@contextmanager
-def _ezkl(error: type[ZkserveError], message: str) -> Iterator[None]:
-    """Wrap whatever ezkl raises; its Rust panics derive from BaseException."""
-    try:
-        yield
-    except (ZkserveError, MemoryError, KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as exc:
-        raise error(f"{message}: {_text(exc)}.") from exc
-
-
-def _text(exc: BaseException) -> str:
-    return " ".join(str(exc).split())[:200]

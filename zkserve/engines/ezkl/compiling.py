@@ -1,0 +1,91 @@
+"""What runs in the child that reads an untrusted model and compiles it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import ezkl
+import numpy as np
+import onnx
+
+from zkserve.engines import onnx_model
+from zkserve.engines.child import report
+from zkserve.engines.ezkl import faults, leak, surgery
+from zkserve.engines.ezkl.seam import scratch, wrapped
+from zkserve.engines.weights import weights_of
+from zkserve.errors import ModelRejected
+from zkserve.types import TensorSpec
+
+
+def compile_model(
+    *,
+    model: str,
+    calibration: str,
+    out: str,
+    run_args: dict[str, Any],
+    salt_count: int,
+    lookup_margin: int,
+    max_logrows: int,
+    logrows: int | None,
+    lookup_range: tuple[int, int],
+    batch: int,
+) -> dict[str, Any]:
+    """Check, rewrite, calibrate and compile a model; return the names and shapes of its tensors.
+
+    ``out`` receives ``settings.json`` and ``model.compiled``. With ``logrows`` nothing is
+    calibrated: lookup tables cover ``lookup_range``.
+
+    Raises:
+        ModelRejected: the model is not allowed, or ezkl cannot compile it.
+
+    """
+    report("checking the model")
+    original = faults.load(Path(model))
+    samples = np.load(calibration, allow_pickle=False)
+    flat, samples = surgery.prepare(original, samples, salt_count, batch)
+    settings, compiled = Path(out, "settings.json"), Path(out, "model.compiled")
+    with scratch() as folder, wrapped(ModelRejected, "ezkl cannot compile the model"):
+        network = folder / "network.onnx"
+        onnx.save(flat, network)
+        arguments = ezkl.PyRunArgs()
+        if logrows is not None:
+            run_args |= {"logrows": logrows, "lookup_range": tuple(lookup_range)}
+        for name, value in run_args.items():
+            setattr(arguments, name, value)
+        ezkl.gen_settings(str(network), str(settings), py_run_args=arguments)
+        if logrows is None:
+            report("calibrating")
+            salted = np.hstack([samples, np.zeros((len(samples), salt_count), np.float32)])
+            data = folder / "calibration.json"
+            data.write_text(json.dumps({"input_data": [salted.reshape(-1).tolist()]}))
+            ezkl.calibrate_settings(
+                str(data),
+                str(network),
+                str(settings),
+                "resources",
+                lookup_safety_margin=lookup_margin,
+                scales=[run_args["param_scale"]],
+                scale_rebase_multiplier=[run_args["scale_rebase_multiplier"]],
+                max_logrows=max_logrows,
+            )
+        report("compiling")
+        ezkl.compile_circuit(str(network), str(compiled), str(settings))
+    tensors = [
+        TensorSpec(name=value.name, shape=onnx_model.shape_of(value)).batched(batch)
+        for value in [*onnx_model.inputs_of(original), original.graph.output[0]]
+    ]
+    *inputs, output = [{"name": tensor.name, "shape": tensor.shape} for tensor in tensors]
+    secret = leak.secret_bits(weights_of(original), run_args["param_scale"])
+    return {"inputs": inputs, "output": output, "secret_bits": secret}
+
+
+def check_model(*, model: str) -> None:
+    """Return if a model is one that :func:`compile_model` takes on.
+
+    Raises:
+        ModelRejected: it is not.
+
+    """
+    faults.load(Path(model))
