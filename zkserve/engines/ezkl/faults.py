@@ -1,0 +1,94 @@
+"""What ezkl compiles and proves without a word, and wrongly: refused before it is asked.
+
+Each was found by comparing circuits with onnxruntime, and has a test that shows the wheel to be
+wrong still. Operators that are wrong whatever their attributes are on no list of operators; these
+are wrong in some of their forms only. Runs in a disposable child only.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from zkserve.engines import onnx_model
+from zkserve.errors import ModelRejected
+
+_NOT_NEGATIVE = frozenset({"Abs", "Relu", "Sigmoid"})
+_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE})
+
+
+def load(path: Path) -> onnx.ModelProto:
+    """Read a model as :func:`.onnx_model.load` does, and refuse what ezkl gets wrong.
+
+    Raises:
+        ModelRejected: the model is not allowed.
+
+    """
+    model = onnx_model.load(path)
+    check(model)
+    return model
+
+
+def check(model: onnx.ModelProto) -> None:
+    """Return if no node of a checked and inferred model is known to be proved wrongly.
+
+    Raises:
+        ModelRejected: it names the first node that is.
+
+    """
+    graph = model.graph
+    kinds = {
+        value.name: value.type.tensor_type.elem_type for value in [*graph.value_info, *graph.input]
+    }
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    makers: dict[str, NodeProto] = {}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        match node.op_type:
+            case "AveragePool":
+                if _padded(attributes) and not attributes.get("count_include_pad", 0):
+                    raise _wrong(
+                        node,
+                        "counts the padding into averages that leave it out",
+                        "Set count_include_pad=True, or do not pad.",
+                    )
+            case "Cast":
+                floats = kinds.get(node.input[0]) in _FLOATS and node.input[0] not in constants
+                if floats and attributes["to"] not in _FLOATS:
+                    raise _wrong(
+                        node,
+                        "rounds negative numbers down, or keeps numbers as they are, where a cast "
+                        "from float drops what is behind the point",
+                        "Compare with a constant (Less, Greater) instead of casting.",
+                    )
+            case "GatherElements":
+                index = constants.get(node.input[1])
+                if index is not None and np.any(index < 0):
+                    raise _wrong(node, "reads other elements at negative indices", "Add the size.")
+            case "MaxPool":
+                source = makers.get(node.input[0])
+                if _padded(attributes) and (source is None or source.op_type not in _NOT_NEGATIVE):
+                    raise _wrong(
+                        node,
+                        "pads with zeros, which are larger than negative numbers",
+                        "Put the Relu before the pooling, or do not pad.",
+                    )
+        makers.update((name, node) for name in node.output)
+
+
+def _padded(attributes: dict[str, Any]) -> bool:
+    automatic = attributes.get("auto_pad", b"NOTSET") not in {b"NOTSET", b"VALID"}
+    return automatic or any(attributes.get("pads", []))
+
+
+def _wrong(node: NodeProto, how: str, remedy: str) -> ModelRejected:
+    return ModelRejected(
+        f"ezkl proves {node.op_type} ({node.output[0]!r}) without a word and wrongly: it {how}.",
+        remedy=remedy,
+    )
