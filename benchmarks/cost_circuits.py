@@ -60,7 +60,8 @@ class Network:
         at, sizes = "x", list(self.sizes)
         if self.side:
             convolved = [at, draw("k", self.channels, 1, 3, 3), draw("c", self.channels)]
-            nodes.append(helper.make_node("Conv", convolved, ["conv"], kernel_shape=[3, 3]))
+            stated = {"kernel_shape": [3, 3], "strides": [1, 1], "pads": [0, 0, 0, 0]}
+            nodes.append(helper.make_node("Conv", convolved, ["conv"], **stated))
             nodes.append(helper.make_node(self.activation, ["conv"], ["active"]))
             at, side = "active", self.side - 2
             if self.pool:

@@ -24,6 +24,7 @@ from zkserve.encoding import (
 from zkserve.engines import ENGINES, engine
 from zkserve.engines.agreement import measure_agreement
 from zkserve.engines.base import Bundle, CircuitPlan, Engine, Limits, Progress, Srs
+from zkserve.engines.choice import choose, objections_of
 from zkserve.engines.ezkl import EzklEngine, tuning
 from zkserve.engines.srs import load_srs
 from zkserve.errors import (
@@ -139,8 +140,8 @@ def _with_engine(recipe: Recipe, onnx: Path, progress: Progress) -> tuple[Recipe
     why = "the recipe names it"
     if recipe.engine is None:
         progress("choosing the engine")
-        name, why = _choose_engine(onnx)
-        recipe = replace(recipe, engine=name)
+        choice = choose(objections_of(name, onnx) for name in ENGINES)
+        recipe, why = replace(recipe, engine=choice.engine), choice.why
     weights_mode = recipe.weights_mode or _engine_of(recipe).weights_mode
     return replace(recipe, weights_mode=weights_mode), why
 
@@ -206,23 +207,6 @@ def _locked_options(recipe: Recipe, digest: str) -> Mapping[str, int] | None:
             remedy="Publish with --update-lock to search for them.",
         )
     return {name: value for name, value in options.items() if name in tuning.CHOSEN}
-
-
-def _choose_engine(onnx: Path) -> tuple[str, str]:
-    objections: dict[str, str] = {}
-    for name in ENGINES:
-        unsupported = engine(name).unsupported(onnx)
-        if not unsupported:
-            if not objections:
-                return name, "it can prove all that the model needs"
-            passed = "; ".join(f"{other} cannot: {why}" for other, why in objections.items())
-            return name, passed.rstrip(".")
-        objections[name] = unsupported[0]
-    raise ModelRejected(
-        "No engine can prove this model: "
-        + " ".join(f"{name}: {why}" for name, why in objections.items()),
-        remedy="Export it with operators that one of them supports.",
-    )
 
 
 def _engine_of(recipe: Recipe) -> Engine:

@@ -46,7 +46,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated
+from typing import Annotated, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -86,7 +86,8 @@ class Recipe:
     description: str
     source: Path
     """The ONNX file, or the ``model.py`` that exports it."""
-    samples_path: Path
+    samples_path: Path | None
+    """None only where :func:`load` was told that samples may be missing."""
     engine: str | None = None
     """None: whichever can prove the model, see :func:`zkserve.publish.publish`."""
     input_mode: InputMode = InputMode.COMMITTED
@@ -110,6 +111,13 @@ class Recipe:
     def folder(self) -> Path:
         """Where the recipe lies."""
         return self.source.parent
+
+
+class SampleSizes(TypedDict):
+    """Arguments of :func:`zkserve.samples.read`; None: only the model knows."""
+
+    elements: int | None
+    classes: int | None
 
 
 class _Table(BaseModel):
@@ -159,11 +167,12 @@ class _File(_Table):
     limits: _Limits = _Limits()
 
 
-def load(path: Path, *, samples: Path | None = None) -> Recipe:
+def load(path: Path, *, samples: Path | None = None, need_samples: bool = True) -> Recipe:
     """Read a recipe folder, or a bare ``.onnx`` file and its ``samples`` file.
 
     A bare model takes its name from the file, and the defaults: whichever engine can prove it,
-    committed input, the engine's weights mode, a tolerance of 0.1.
+    committed input, the engine's weights mode, a tolerance of 0.1. Only a preflight can do without
+    samples.
 
     Raises:
         RecipeInvalid: a file is missing, a key unknown, or a value of the wrong kind.
@@ -171,7 +180,7 @@ def load(path: Path, *, samples: Path | None = None) -> Recipe:
     """
     path = path.resolve()
     if path.suffix == ".onnx":
-        return _bare(path, samples)
+        return _bare(path, samples, need_samples=need_samples)
     if not path.is_dir():
         raise RecipeInvalid(
             f"{path} is neither a folder nor an .onnx file.",
@@ -189,7 +198,7 @@ def load(path: Path, *, samples: Path | None = None) -> Recipe:
         name=file.name,
         description=file.description,
         source=_model_source(path),
-        samples_path=_existing(samples_path),
+        samples_path=_existing(samples_path) if need_samples else _if_there(samples_path),
         engine=file.engine.name,
         input_mode=file.visibility.input,
         weights_mode=file.visibility.weights,
@@ -271,16 +280,21 @@ def samples(recipe: Recipe) -> Samples:
         RecipeInvalid: an array is missing, unknown, empty, not finite, or of the wrong shape.
 
     """
-    classes = len(recipe.classes) or (max(recipe.output.size, 2) if recipe.output else None)
-    return read(
-        recipe.samples_path,
-        elements=sum(spec.size for spec in recipe.inputs) or None,
-        classes=classes,
-    )
+    if recipe.samples_path is None:
+        raise RecipeInvalid(f"The recipe {recipe.name} has no samples.", remedy="Add them.")
+    return read(recipe.samples_path, **expected_samples(recipe))
 
 
-def _bare(path: Path, samples: Path | None) -> Recipe:
-    if samples is None:
+def expected_samples(recipe: Recipe) -> SampleSizes:
+    """Return what a recipe says of its samples: elements of a row, and classes of labels."""
+    return {
+        "elements": sum(spec.size for spec in recipe.inputs) or None,
+        "classes": len(recipe.classes) or (max(recipe.output.size, 2) if recipe.output else None),
+    }
+
+
+def _bare(path: Path, samples: Path | None, *, need_samples: bool) -> Recipe:
+    if samples is None and need_samples:
         raise RecipeInvalid(
             f"{path.name} came without samples.",
             remedy="Add --samples FILE: an .npz or .json with the arrays calibration and held_out.",
@@ -295,7 +309,7 @@ def _bare(path: Path, samples: Path | None) -> Recipe:
         name=name,
         description=f"The model in {path.name}.",
         source=_existing(path),
-        samples_path=_existing(samples.resolve()),
+        samples_path=_existing(samples.resolve()) if samples else None,
     )
 
 
@@ -316,6 +330,10 @@ def _model_source(folder: Path) -> Path:
         f"{folder} has no model.",
         remedy="Add model.onnx, or model.py with export() and weights.safetensors.",
     )
+
+
+def _if_there(path: Path) -> Path | None:
+    return path if path.is_file() else None
 
 
 def _existing(path: Path) -> Path:

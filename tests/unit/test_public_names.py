@@ -91,6 +91,7 @@ def test_all_that_verify_exports_is_there():
 
 PROTOCOL = {
     "unsupported": ["model", "limits"],
+    "estimate": ["model", "plan", "calibration", "limits"],
     "compile": ["model", "plan", "calibration", "out", "limits", "progress", "cancelled"],
     "development_srs": ["log_size", "out", "limits"],
     "setup": ["compiled", "srs", "limits", "progress", "cancelled"],
@@ -119,7 +120,7 @@ def test_the_engine_protocol_is_what_engines_were_written_for():
         if inspect.isfunction(value) and not name.startswith("_")
     }
     assert methods == PROTOCOL
-    named = {"name", "version", "weights_mode", "verifying_key"}
+    named = {"name", "version", "weights_mode", "weights_modes", "verifying_key"}
     assert base.Engine.__annotations__.keys() == named
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from tests.models import tiny_onnx
 from zkserve import publish
-from zkserve.engines import ENGINES, engine
+from zkserve.engines import ENGINES, choice, engine
+from zkserve.engines.base import Limits
 from zkserve.engines.native import core
 from zkserve.errors import ModelRejected, RecipeInvalid
 from zkserve.recipe import Recipe
@@ -23,8 +24,8 @@ class _Engine:
     def __init__(self, *objections: str) -> None:
         self._objections = objections
 
-    def unsupported(self, model: Path) -> tuple[str, ...]:
-        del model
+    def unsupported(self, model: Path, *, limits: Limits) -> tuple[str, ...]:
+        del model, limits
         return self._objections
 
 
@@ -44,6 +45,7 @@ def _decided(
     monkeypatch: pytest.MonkeyPatch, recipe: Recipe, **engines: _Engine
 ) -> tuple[Recipe, str]:
     monkeypatch.setattr(publish, "engine", engines.__getitem__)
+    monkeypatch.setattr(choice, "engine", engines.__getitem__)
     return publish._with_engine(recipe, Path("nowhere"), lambda _: None)
 
 

@@ -70,12 +70,22 @@ def publish(
     update_lock: Annotated[
         bool, typer.Option(help="Write circuit.lock anew where the model changed on purpose.")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Only say what publishing would give and cost; make nothing."
+        ),
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Compile, measure and register a model as its next version.
 
     Publishing the same again changes nothing. Example: `zkserve publish circuits/breast_cancer`.
+    With `--dry-run` a bare .onnx needs no samples; the exit status is 1 if it would not publish.
     """
+    if dry_run:
+        preview(path, samples, on_chain=chain, as_json=as_json)
+        return
     from zkserve import publish as use_case
     from zkserve import recipe
     from zkserve import register as register_version
@@ -152,6 +162,25 @@ def publish(
     if manifest.development_srs:
         lines.append("  [yellow]Development SRS: proofs can be forged. Not for production.[/]")
     answer(data, as_json, *lines)
+
+
+def preview(path: Path, samples: Path | None, *, on_chain: bool, as_json: bool) -> None:
+    """Show what publishing would give and cost, and exit with 1 if it would not go through."""
+    from zkserve import recipe
+    from zkserve.cli.preflight import show
+    from zkserve.preflight import preflight
+
+    on_chain = on_chain and bool(read_settings().rpc_url)
+    log.configure("WARNING")
+    asked = recipe.load(path, samples=samples, need_samples=False)
+    with progress(as_json) as say:
+        report = preflight(asked, progress=say, on_chain=on_chain)
+    if as_json:
+        answer(report.to_dict(), as_json)
+    else:
+        show(report)
+    if not report.fits:
+        raise typer.Exit(1)
 
 
 def open_chain(settings: Settings) -> Chain:

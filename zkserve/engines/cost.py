@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+from zkserve.types import LeakBudget
 
 Coefficients = Mapping[str, Mapping[str, float]]
 """For each quantity, what one of each term adds to it."""
@@ -46,16 +48,24 @@ class Estimate:
     gas: int
     verifier_bytes: int
     exact: tuple[str, ...]
+    objections: tuple[str, ...] = ()
+    """Why the engine would refuse to make it all the same, a sentence each."""
+    leak: LeakBudget | None = None
+    """Where the weights mode leaks; how many proofs it allows."""
     facts: Mapping[str, int | float] = field(default_factory=lambda: MappingProxyType({}))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON data."""
-        return {**asdict(self), "exact": list(self.exact), "facts": dict(self.facts)}
+        lists = {"exact": list(self.exact), "objections": list(self.objections)}
+        plain = {**lists, "facts": dict(self.facts)}
+        return {**asdict(replace(self, facts={})), **plain}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Estimate:
         """Return what :meth:`to_dict` gave."""
-        return cls(**{**data, "exact": tuple(data["exact"])})
+        leak = LeakBudget(**data["leak"]) if data["leak"] else None
+        lists = {name: tuple(data[name]) for name in ("exact", "objections")}
+        return cls(**{**data, **lists, "leak": leak})
 
 
 @dataclass(frozen=True, kw_only=True)

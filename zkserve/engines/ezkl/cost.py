@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from zkserve.engines.cost import CostModel, Estimate, Terms
+from zkserve.engines.ezkl import leak
+from zkserve.types import LeakBudget, WeightsMode
 
 MODEL_FILE = Path(__file__).with_name("cost.json")
 UNUSABLE_ROWS = 8
@@ -23,6 +25,7 @@ UNUSABLE_ROWS = 8
 _SRS_POINT_BYTES = 128
 _LEAST_DEGREE = 4
 _POSEIDON_DEGREE = 8
+_WIRED, _POSEIDON_WIRED = 3, 4
 _YARDSTICK_ELEMENTS = 500
 _YARDSTICK_RUNS = 3
 
@@ -66,12 +69,17 @@ class Shape:
             tables=max(0, sum(-(-size // usable) for size in (*ranges, *lookups)) - 2),
             poseidon=poseidon_rows > 0,
             committed_columns=sum(-(-size // usable) for size in sizes["polycommit"]),
-            constants=-(-settings["total_const_size"] // usable),
+            constants=leak.constant_columns(settings["total_const_size"], k),
             dynamic=settings["num_dynamic_lookups"] + settings["num_shuffles"],
             einsum=settings.get("einsum_params", {}).get("total_einsum_col_size", 0) > 0,
             instances=sum(math.prod(shape) for shape in settings["model_instance_shapes"])
             + sum(hashed),
         )
+
+    @property
+    def permuted(self) -> int:
+        """Columns whose cells are wired to others: each has a polynomial in the verifying key."""
+        return _WIRED * self.columns + self.constants + 1 + _POSEIDON_WIRED * self.poseidon
 
     @property
     def extension(self) -> int:
@@ -144,10 +152,11 @@ def estimate(
     threads: int,
     logrows: int | None = None,
     batch: int = 1,
+    budget: LeakBudget | None = None,
 ) -> Estimate:
     """Return what the circuit of a ``settings.json`` costs.
 
-    ``yardstick_cpu_s`` is what :func:`yardstick` found on this machine.
+    ``yardstick_cpu_s`` is what :func:`yardstick` found on this machine; ``budget`` is passed on.
     """
     shape, cost = Shape.of(settings, logrows), model()
     n, terms = 1 << shape.logrows, shape.terms
@@ -174,6 +183,7 @@ def estimate(
         proof_bytes=round(proof_bytes / 32) * 32,
         gas=cost.size("raw_gas", terms) + cost.size("adapter_gas", terms),
         verifier_bytes=cost.size("verifier_bytes", terms),
+        leak=budget,
         exact=("rows", "k", "srs_bytes"),
         facts={
             "columns": shape.columns,
@@ -182,6 +192,15 @@ def estimate(
             "committed_columns": shape.committed_columns,
         },
     )
+
+
+def leak_bits(mode: WeightsMode, settings: dict[str, Any]) -> int:
+    """Return the bits that a proof will reveal at most; see :func:`leak.bits_per_proof`."""
+    shape = Shape.of(settings)
+    if mode is WeightsMode.FIXED:
+        columns = leak.constant_columns(settings["total_const_size"], shape.logrows)
+        return leak.FIELD_BITS * (columns + shape.permuted)
+    return leak.FIELD_BITS * shape.committed_columns if mode is WeightsMode.POLYCOMMIT else 0
 
 
 def yardstick() -> float:

@@ -8,6 +8,7 @@ import secrets
 import shutil
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,14 @@ class EzklEngine:
             batch=options.batch,
             leak_fraction=options.leak_fraction,
         )
-        return Estimate.from_dict(answer.value)
+        found = Estimate.from_dict(answer.value)
+        if found.k <= options.max_logrows:
+            return found
+        too_many = (
+            f"The circuit needs 2^{found.k} rows; max_logrows allows 2^{options.max_logrows}. "
+            "Take more inner_cols, a weights mode without hashes, or the native engine."
+        )
+        return replace(found, objections=(too_many,))
 
     def compile(
         self,

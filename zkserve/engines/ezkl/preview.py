@@ -15,8 +15,10 @@ import onnx
 from zkserve.engines import onnx_model
 from zkserve.engines.base import FloatArray
 from zkserve.engines.child import report
-from zkserve.engines.ezkl import cost, surgery
+from zkserve.engines.ezkl import cost, faults, leak, surgery
+from zkserve.engines.weights import weights_of
 from zkserve.errors import ModelRejected, ZkserveError
+from zkserve.types import WeightsMode
 
 NETWORK, SETTINGS = "network.onnx", "settings.json"
 STAND_IN_SAMPLES = 16
@@ -36,17 +38,19 @@ def estimate(
     logrows: int | None,
     lookup_range: tuple[int, int],
     batch: int,
+    leak_fraction: float,
 ) -> dict[str, Any]:
     """Return what the circuit of a model would cost, as :meth:`Estimate.to_dict` gives it.
 
-    The arguments are those of :func:`zkserve.engines.ezkl.compiling.compile_model`.
+    The arguments are those of :func:`zkserve.engines.ezkl.compiling.compile_model`, and the share
+    of the weights that proofs may reveal.
 
     Raises:
         ModelRejected: the model is not allowed, or ezkl cannot lay it out.
 
     """
     report("laying the circuit out")
-    original = onnx_model.load(Path(model))
+    original = faults.load(Path(model))
     if calibration is None:
         shapes = [onnx_model.shape_of(value) for value in onnx_model.inputs_of(original)]
         elements = sum(math.prod(shape) for shape in shapes)
@@ -70,12 +74,19 @@ def estimate(
         except BaseException as exc:
             text = " ".join(str(exc).split())[:200]
             raise ModelRejected(f"ezkl cannot lay the model out: {text}.") from exc
+    k = cost.logrows_of(settings) if logrows is None else logrows
+    settings["run_args"]["logrows"] = k
+    budget = None
+    bits = cost.leak_bits(WeightsMode(run_args["param_visibility"]), settings)
+    if bits:
+        secret = leak.secret_bits(weights_of(original), run_args["param_scale"])
+        budget = leak.budget(bits_per_proof=bits, secret_bits=secret, fraction=leak_fraction)
     return cost.estimate(
         settings,
         yardstick_cpu_s=cost.yardstick(),
         threads=cost.threads(),
-        logrows=cost.logrows_of(settings) if logrows is None else logrows,
         batch=batch,
+        budget=budget,
     ).to_dict()
 
 

@@ -1,0 +1,95 @@
+"""Which operators a model asks for, and what each engine makes of them; read in a child only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from zkserve.engines import onnx_gate, onnx_model
+from zkserve.engines.native.compiler.graph import OPERATORS as NATIVE_OPERATORS
+from zkserve.errors import ModelRejected
+
+MAX_NAMED = 8
+"""Nodes that are named of each operator; the rest is counted."""
+SUPPORTED, REFUSED, WRONG = "supported", "refused", "silently wrong"
+SILENTLY_WRONG: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "ezkl": {
+            "Resize": "ezkl proves bilinear resizing without an error, with other values than the "
+            "model's",
+            "GroupNormalization": "ezkl proves it without an error, 0.1 to 0.4 away from the model",
+            "InstanceNormalization": "a group normalisation is exported as it; ezkl proves that "
+            "0.1 to 0.4 away from the model",
+        }
+    }
+)
+"""What the wheel compiles and proves without a word, and wrongly: refused here for that reason."""
+_ADVICE = {
+    "ArgMax": "Leave it out: prove the scores, and take the largest outside.",
+    "GRU": "Unroll it into MatMul, Sigmoid and Tanh for a fixed number of steps.",
+    "LSTM": "Unroll it into MatMul, Sigmoid and Tanh for a fixed number of steps.",
+    "RNN": "Unroll it into MatMul and Tanh for a fixed number of steps.",
+    "LogSoftmax": "Leave it out: prove the logits, whose order is the same.",
+    "Softmax": "As the last operator, leave it out: prove the logits, whose order is the same.",
+    "Pow": "Write a square as Mul.",
+    "Resize": "Resize before the model, or upsample by a fixed convolution.",
+    "GroupNormalization": "Use BatchNormalization, which folds into the layer before it.",
+    "InstanceNormalization": "Use BatchNormalization, which folds into the layer before it.",
+    "TreeEnsembleClassifier": "Convert the trees to tensors first (hummingbird-ml).",
+    "TreeEnsembleRegressor": "Convert the trees to tensors first (hummingbird-ml).",
+}
+_OTHERWISE = "Export the model without it, or compute it before or after the model."
+
+
+def survey(*, model: str) -> list[dict[str, Any]]:
+    """Return each operator of a model, in order of its first node, with what the engines say.
+
+    An entry is ``{"name", "count", "nodes", "engines", "why", "remedy"}``: ``nodes`` has the first
+    names (or outputs, where a node has no name), ``engines`` a verdict for each engine, and ``why``
+    and ``remedy`` are "" where every engine supports it.
+
+    Raises:
+        ModelRejected: it is no ONNX file, or too large.
+
+    """
+    graph = onnx_gate.read(Path(model)).graph
+    if len(graph.node) > onnx_gate.MAX_NODES:
+        raise ModelRejected(
+            f"The model has {len(graph.node)} nodes; at most {onnx_gate.MAX_NODES} may come."
+        )
+    found: dict[str, list[str]] = {}
+    for number, node in enumerate(graph.node):
+        name = node.op_type if node.domain in {"", "ai.onnx"} else f"{node.domain}.{node.op_type}"
+        label = node.name or next(iter(node.output), "") or f"node {number}"
+        found.setdefault(name[:128], []).append(label[:128])
+    return [_entry(name, nodes) for name, nodes in found.items()]
+
+
+def _entry(name: str, nodes: list[str]) -> dict[str, Any]:
+    engines, why = {}, []
+    for engine, allowed in (("native", NATIVE_OPERATORS), ("ezkl", onnx_model.OPERATORS)):
+        wrong = SILENTLY_WRONG.get(engine, {}).get(name)
+        if name in allowed:
+            engines[engine] = SUPPORTED
+        elif wrong:
+            engines[engine] = WRONG
+            why.append(wrong)
+        else:
+            engines[engine] = REFUSED
+    refused = [engine for engine, verdict in engines.items() if verdict != SUPPORTED]
+    remedy = ""
+    if len(refused) == len(engines):
+        remedy = _ADVICE.get(name.rpartition(".")[2], _OTHERWISE)
+    elif refused:
+        others = [engine for engine in engines if engine not in refused]
+        remedy = f"Prove it with {' or '.join(others)}."
+    return {
+        "name": name,
+        "count": len(nodes),
+        "nodes": nodes[:MAX_NAMED],
+        "engines": engines,
+        "why": "; ".join(why),
+        "remedy": remedy,
+    }
