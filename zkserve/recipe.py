@@ -56,7 +56,8 @@ from zkserve.types import InputMode, TensorSpec, WeightsMode
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 DEFAULT_TOLERANCE = 0.1
-_MAX_TOML_BYTES = 1 << 20
+_MAX_TOML_BYTES = 1 << 15
+"""Parsing takes time that grows with the square of a key's length."""
 _NO_MODULE = 3
 """Exit status of the exporting child when ``model.py`` imports what is not installed."""
 _EXPORT = f"""
