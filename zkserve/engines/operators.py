@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from zkserve.engines import onnx_gate, onnx_model
+from zkserve.engines.ezkl import faults
 from zkserve.engines.native.compiler.graph import OPERATORS as NATIVE_OPERATORS
 from zkserve.errors import ModelRejected
 
@@ -27,7 +28,6 @@ SILENTLY_WRONG: Mapping[str, Mapping[str, str]] = MappingProxyType(
 )
 """What the wheel compiles and proves without a word, and wrongly: refused here for that reason."""
 _ADVICE = {
-    "ArgMax": "Leave it out: prove the scores, and take the largest outside.",
     "GRU": "Unroll it into MatMul, Sigmoid and Tanh for a fixed number of steps.",
     "LSTM": "Unroll it into MatMul, Sigmoid and Tanh for a fixed number of steps.",
     "RNN": "Unroll it into MatMul and Tanh for a fixed number of steps.",
@@ -64,14 +64,27 @@ def survey(*, model: str) -> list[dict[str, Any]]:
         name = node.op_type if node.domain in {"", "ai.onnx"} else f"{node.domain}.{node.op_type}"
         label = node.name or next(iter(node.output), "") or f"node {number}"
         found.setdefault(name[:128], []).append(label[:128])
-    return [_entry(name, nodes) for name, nodes in found.items()]
+    faulty = _faulty(Path(model))
+    return [_entry(name, nodes, faulty.get(name)) for name, nodes in found.items()]
 
 
-def _entry(name: str, nodes: list[str]) -> dict[str, Any]:
+def _faulty(path: Path) -> dict[str, faults.Fault]:
+    """Return what ezkl proves wrongly though it supports the operator, by the operator's name."""
+    try:
+        checked = onnx_model.load(path)
+    except ModelRejected:
+        return {}  # ezkl is not asked then
+    return {fault.node.op_type: fault for fault in faults.find(checked)}
+
+
+def _entry(name: str, nodes: list[str], fault: faults.Fault | None) -> dict[str, Any]:
     engines, why = {}, []
     for engine, allowed in (("native", NATIVE_OPERATORS), ("ezkl", onnx_model.OPERATORS)):
         wrong = SILENTLY_WRONG.get(engine, {}).get(name)
-        if name in allowed:
+        if engine == "ezkl" and fault:
+            engines[engine] = WRONG
+            why.append(f"ezkl {fault.how} ({fault.node.output[0]!r})")
+        elif name in allowed:
             engines[engine] = SUPPORTED
         elif wrong:
             engines[engine] = WRONG
@@ -81,7 +94,9 @@ def _entry(name: str, nodes: list[str]) -> dict[str, Any]:
     refused = [engine for engine, verdict in engines.items() if verdict != SUPPORTED]
     remedy = ""
     if len(refused) == len(engines):
-        remedy = _ADVICE.get(name.rpartition(".")[2], _OTHERWISE)
+        remedy = fault.remedy if fault else _ADVICE.get(name.rpartition(".")[2], _OTHERWISE)
+    elif refused and fault:
+        remedy = fault.remedy
     elif refused:
         others = [engine for engine in engines if engine not in refused]
         remedy = f"Prove it with {' or '.join(others)}."

@@ -7,6 +7,8 @@ are wrong in some of their forms only. Runs in a disposable child only.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,15 @@ from zkserve.errors import ModelRejected
 
 _NOT_NEGATIVE = frozenset({"Abs", "Relu", "Sigmoid"})
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE})
+
+
+@dataclass(frozen=True, eq=False)
+class Fault:
+    """A node that is proved wrongly: ``how``, said of ezkl, and what to do."""
+
+    node: NodeProto
+    how: str
+    remedy: str
 
 
 def load(path: Path) -> onnx.ModelProto:
@@ -40,6 +51,16 @@ def check(model: onnx.ModelProto) -> None:
         ModelRejected: it names the first node that is.
 
     """
+    for fault in find(model):
+        raise ModelRejected(
+            f"ezkl proves {fault.node.op_type} ({fault.node.output[0]!r}) without a word and "
+            f"wrongly: it {fault.how}.",
+            remedy=fault.remedy,
+        )
+
+
+def find(model: onnx.ModelProto) -> Iterator[Fault]:
+    """Yield the nodes of a checked and inferred model that ezkl is known to prove wrongly."""
     graph = model.graph
     kinds = {
         value.name: value.type.tensor_type.elem_type for value in [*graph.value_info, *graph.input]
@@ -53,7 +74,7 @@ def check(model: onnx.ModelProto) -> None:
         match node.op_type:
             case "AveragePool":
                 if _padded(attributes) and not attributes.get("count_include_pad", 0):
-                    raise _wrong(
+                    yield Fault(
                         node,
                         "counts the padding into averages that leave it out",
                         "Set count_include_pad=True, or do not pad.",
@@ -61,7 +82,7 @@ def check(model: onnx.ModelProto) -> None:
             case "Cast":
                 floats = kinds.get(node.input[0]) in _FLOATS and node.input[0] not in constants
                 if floats and attributes["to"] not in _FLOATS:
-                    raise _wrong(
+                    yield Fault(
                         node,
                         "rounds negative numbers down, or keeps numbers as they are, where a cast "
                         "from float drops what is behind the point",
@@ -70,11 +91,11 @@ def check(model: onnx.ModelProto) -> None:
             case "GatherElements":
                 index = constants.get(node.input[1])
                 if index is not None and np.any(index < 0):
-                    raise _wrong(node, "reads other elements at negative indices", "Add the size.")
+                    yield Fault(node, "reads other elements at negative indices", "Add the size.")
             case "MaxPool":
                 source = makers.get(node.input[0])
                 if _padded(attributes) and (source is None or source.op_type not in _NOT_NEGATIVE):
-                    raise _wrong(
+                    yield Fault(
                         node,
                         "pads with zeros, which are larger than negative numbers",
                         "Put the Relu before the pooling, or do not pad.",
@@ -85,10 +106,3 @@ def check(model: onnx.ModelProto) -> None:
 def _padded(attributes: dict[str, Any]) -> bool:
     automatic = attributes.get("auto_pad", b"NOTSET") not in {b"NOTSET", b"VALID"}
     return automatic or any(attributes.get("pads", []))
-
-
-def _wrong(node: NodeProto, how: str, remedy: str) -> ModelRejected:
-    return ModelRejected(
-        f"ezkl proves {node.op_type} ({node.output[0]!r}) without a word and wrongly: it {how}.",
-        remedy=remedy,
-    )
