@@ -62,7 +62,10 @@ def _contract(low: Builder, node: Node, name: str, weights: Array, bias: Array |
 
 def _batch_normalisation(low: Builder, node: Node) -> Value:
     gain, bias, mean, variance = (low.constant(name) for name in node.inputs[1:5])
-    slope = gain / np.sqrt(variance + node.attributes.get("epsilon", 1e-5))
+    variance = variance + node.attributes.get("epsilon", 1e-5)
+    if not (variance > 0).all():
+        raise Unsupported("has a variance that is not positive")
+    slope = gain / np.sqrt(variance)
     rank = len(low.graph.shapes[node.inputs[0]])
     shape = (1, -1, *[1] * (rank - 2))
     added = (bias - mean * slope).reshape(shape)
