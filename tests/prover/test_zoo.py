@@ -28,7 +28,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
     opened.database.close()
 
 
-@pytest.mark.parametrize("name", ["penguins_forest", "sunspots_gru"])
+@pytest.mark.parametrize("name", ["breast_cancer_boosted", "penguins_forest", "sunspots_gru"])
 def test_a_circuit_is_published_as_locked_and_proves_what_its_model_says(
     name: str, node: Node, tmp_path: Path
 ):
