@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from eth_utils.crypto import keccak
@@ -391,34 +391,61 @@ def committed_weights(verifier: Verifier, seen: Sequence[Seen], count: int) -> l
     (column,) = verifier.committed
     slot, _ = verifier.columns[column]
     assert slot is not None
-    shown = [(one.values[slot] - sum(_ends(verifier, one))) % ORDER for one in seen]
+    ends = range(verifier.rows - verifier.blinded_rows, verifier.rows)
+    shown = [
+        (one.values[slot] - sum(lagrange(verifier.k, one.point, ends))) % ORDER for one in seen
+    ]
     return [signed(value) for value in solve(verifier.k, seen, range(count), shown)]
 
 
-def _ends(verifier: Verifier, one: Seen) -> list[int]:
-    rows = range(verifier.rows - verifier.blinded_rows, verifier.rows)
-    return lagrange(verifier.k, one.point, rows)
-
-
 def few_proofs(
-    verifier: Verifier, seen: Sequence[Seen], count: int, size: int, slot: int | None = None
+    verifier: Verifier,
+    seen: Sequence[Seen],
+    slot: int,
+    rows: Sequence[int],
+    known: Mapping[int, int],
+    size: int,
 ) -> list[int] | None:
-    """Return a circuit's distinct constants from fewer proofs than constants, as they are small.
+    """Return a column's cells in ``rows`` from fewer proofs than cells, as they are small integers.
 
-    ``size`` is about how large they are. They are those of mode ``fixed`` in order of first
-    appearance, or the weights of mode ``polycommit``. Each proof gives 254 bits; about as many
-    proofs are needed as there are such in the secret. None or other numbers come back if these are
-    too few, or if the evaluations at another ``slot``, where the attack may be tried, are blinded.
+    ``known`` are its other cells, by row; ``size`` is about how large the unknown are. Each proof
+    gives 254 bits; a few more are needed than the secret has. None or other numbers come back if
+    these are too few, or if the evaluations, those at ``slot``, are blinded.
     """
-    if slot is None:
-        (column,) = verifier.committed or verifier.constants
-        slot, _ = verifier.columns[column]
-    assert slot is not None
-    shown = [
-        one.values[slot] - (sum(_ends(verifier, one)) if verifier.committed else 0) for one in seen
-    ]
-    equations = [lagrange(verifier.k, one.point, range(count)) for one in seen]
+    shown = []
+    for one in seen:
+        coefficients = lagrange(verifier.k, one.point, known)
+        others = sum(a * b for a, b in zip(coefficients, known.values(), strict=True))
+        shown.append((one.values[slot] - others) % ORDER)
+    equations = [lagrange(verifier.k, one.point, rows) for one in seen]
     return small_solution(equations, shown, ORDER, size)
+
+
+def fixed_from_few(
+    verifier: Verifier, rehearsal: Rehearsal, seen: Sequence[Seen], size: int
+) -> list[int] | None:
+    """Return the weights of mode ``fixed`` from few proofs, see :func:`few_proofs`.
+
+    All of them must differ from each other and from the architecture's constants, so that their
+    cells are those of the rehearsal; the number of constants in the settings tells.
+    """
+    (column,) = verifier.constants
+    slot, _ = verifier.columns[column]
+    assert slot is not None
+    rows = [rehearsal.used.index(weight) for weight in rehearsal.weights]
+    known = {row: value for row, value in enumerate(rehearsal.used) if row not in rows}
+    return few_proofs(verifier, seen, slot, rows, known, size)
+
+
+def committed_from_few(
+    verifier: Verifier, seen: Sequence[Seen], count: int, size: int
+) -> list[int] | None:
+    """Return the weights of mode ``polycommit`` from few proofs, see :func:`few_proofs`."""
+    (column,) = verifier.committed
+    slot, _ = verifier.columns[column]
+    assert slot is not None
+    ends = dict.fromkeys(range(verifier.rows - verifier.blinded_rows, verifier.rows), 1)
+    return few_proofs(verifier, seen, slot, range(count), ends, size)
 
 
 def digit_counts(

@@ -14,11 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from tests import extraction
 from tests.extraction import Inconsistent, Rehearsal, Seen, Verifier
 from tests.extraction_proofs import Shape, in_child, prove, rehearse, set_up
+from tests.prover.conftest import LIMITS, Publish
+from zkserve.engines.base import FloatArray
+from zkserve.engines.ezkl import EzklEngine
+from zkserve.engines.ezkl.claims import to_instances
+from zkserve.types import InputMode, WeightsMode
 
 pytestmark = pytest.mark.prover
 
@@ -91,15 +97,14 @@ def test_one_proof_gives_a_tiny_models_fixed_weights(tmp_path: Path) -> None:
     rehearsal = rehearsed(tmp_path / "own", owner, SCORER, OWN)
     assert settings(owner)["total_const_size"] == len(rehearsal.used)
     (seen,) = watch(owner, inputs(1, SCORER))
-    found = extraction.few_proofs(source(owner), [seen], len(rehearsal.used), size=32)
-    assert found is not None
-    assert [found[rehearsal.used.index(weight)] for weight in OWN] == DISTINCT
+    assert extraction.fixed_from_few(source(owner), rehearsal, [seen], size=32) == DISTINCT
 
 
 def test_one_proof_gives_a_tiny_models_committed_weights(tmp_path: Path) -> None:
     in_child(set_up, tmp_path, "polycommit", SCORER, WEIGHTS)
     (seen,) = watch(tmp_path, inputs(1, SCORER))
-    assert extraction.few_proofs(source(tmp_path), [seen], SCORER.weights, size=32) == WEIGHTS
+    found = extraction.committed_from_few(source(tmp_path), [seen], SCORER.weights, size=32)
+    assert found == WEIGHTS
 
 
 def test_polycommit_weights_come_back_exactly(tmp_path: Path) -> None:
@@ -140,7 +145,7 @@ def test_the_attack_fails_on_what_is_blinded(tmp_path: Path, mode: str) -> None:
 
     for slot in (slot for slot, found in enumerate(same) if not found):
         for one in seen[:5]:
-            guess = extraction.few_proofs(verifier, [one], TINY.weights, size=32, slot=slot)
+            guess = extraction.few_proofs(verifier, [one], slot, range(TINY.weights), {}, size=32)
             assert guess is None or max(map(abs, guess)) > 1 << 30, slot
 
 
@@ -153,7 +158,7 @@ def test_other_circuits_proofs_are_not_mistaken(tmp_path: Path) -> None:
     with pytest.raises(Inconsistent):
         extraction.committed_weights(verifier, seen, SCORER.weights)
     (other,) = watch(tmp_path / "b", inputs(1, SCORER))
-    assert extraction.few_proofs(verifier, [other], SCORER.weights, size=32) == DISTINCT
+    assert extraction.committed_from_few(verifier, [other], SCORER.weights, size=32) == DISTINCT
 
 
 def digits(*values: int) -> Counter[int]:
@@ -206,3 +211,34 @@ def test_hashed_weights_show_in_the_digits_that_are_counted(tmp_path: Path) -> N
         )
     ]
     assert found == [tuple(UNIT_WEIGHTS)]
+
+
+def quantised(model: Path, scale: int) -> list[int]:
+    """Return a model's weights as its circuit has them."""
+    tensors = [onnx.numpy_helper.to_array(t) for t in onnx.load(model).graph.initializer]
+    return [int(value) for t in tensors for value in np.rint(t * 2.0**scale).reshape(-1)]
+
+
+def test_one_receipt_of_ours_gives_fixed_weights_away(
+    ezkl_engine: EzklEngine, publish: Publish, samples: FloatArray
+) -> None:
+    """What the leak budget is for: the engine itself, which does not count, proves one claim.
+
+    The attacker takes the receipt and the public artifacts; the budget of so small a model is 0.
+    """
+    bundle, model = publish(InputMode.PUBLIC, seed=5, weights_mode=WeightsMode.FIXED)
+    prediction = ezkl_engine.predict(bundle, samples[0])
+    made = ezkl_engine.prove(bundle, prediction.claim, prediction.opening, limits=LIMITS)
+    assert bundle.manifest.leak is not None
+    assert bundle.manifest.leak.proofs == 0
+
+    verifier = Verifier.of(bundle.files["verifier_source"].read_text())
+    seen = verifier.see(made.data, to_instances(bundle.manifest, prediction.claim))
+    own, own_model = publish(InputMode.PUBLIC, seed=6, weights_mode=WeightsMode.FIXED)
+    rehearsal = Rehearsal.of(
+        own.files["proving_key"].read_bytes(),
+        own.files["verifying_key"].stat().st_size,
+        quantised(own_model, scale=8),
+    )
+    found = extraction.fixed_from_few(verifier, rehearsal, [seen], size=256)
+    assert found == quantised(model, scale=8)
