@@ -19,6 +19,24 @@ contract EzklMarketTest is MarketTest, EzklFixture {
         _settles(deployPublic(), proven(publicJson, "first"), "fulfil_public_input");
     }
 
+    function test_FixedWeightsSettle() public {
+        _settles(deployFixed(), proven(fixedJson, "first"), "fulfil_fixed_weights");
+    }
+
+    function test_PolycommitWeightsSettle() public {
+        _settles(deployPolycommit(), proven(polycommitJson, "first"), "fulfil_polycommit_weights");
+    }
+
+    /// In every mode a request for one model is not settled by another of the same architecture.
+    function test_RevertWhen_ProofIsOfOtherWeightsInALeakingMode() public {
+        Proven memory ours = proven(polycommitJson, "first");
+        Proven memory theirs = proven(polycommitJson, "other_weights");
+        vm.assertEq(ours.claim.input, theirs.claim.input);
+        uint256 id = _request(_publish(deployPolycommit(), ours), ours);
+        _refused(id, theirs);
+        _settle(id, ours);
+    }
+
     function test_GasOfARequestAndOfVerifying() public {
         Proven memory first = proven(committedJson, "first");
         EzklVerifier adapter_ = deployCommitted();

@@ -236,24 +236,40 @@ contract EzklVerifierTest is EzklFixture {
     }
 
     function test_RevertWhen_ConfigurationIsImpossible() public {
-        bytes32 weights = first.claim.weights;
         address raw = committed.raw();
-        _impossible("raw");
-        new EzklVerifier(address(1), CIRCUIT, weights, true, 1, 3, 3840);
-        _impossible("weights");
-        new EzklVerifier(raw, CIRCUIT, bytes32(FixedPoint.R), true, 1, 3, 3840);
-        _impossible("inputCount");
-        new EzklVerifier(raw, CIRCUIT, weights, true, 2, 3, 3840);
-        _impossible("inputCount");
-        new EzklVerifier(raw, CIRCUIT, weights, false, 0, 3, 3840);
-        _impossible("outputCount");
-        new EzklVerifier(raw, CIRCUIT, weights, true, 1, 0, 3840);
-        _impossible("proofLength");
-        new EzklVerifier(raw, CIRCUIT, weights, true, 1, 3, 0);
+        EzklVerifier.Terms memory sound = terms(committedJson, true);
+        _impossible("raw", address(1), sound);
+        sound.weights = bytes32(FixedPoint.R);
+        _impossible("weights", raw, sound);
+        sound = terms(committedJson, true);
+        sound.inputCount = 2;
+        _impossible("inputCount", raw, sound);
+        sound.committedInput = false;
+        sound.inputCount = 0;
+        _impossible("inputCount", raw, sound);
+        sound = terms(committedJson, true);
+        sound.outputCount = 0;
+        _impossible("outputCount", raw, sound);
+        sound = terms(committedJson, true);
+        sound.proofLength = 0;
+        _impossible("proofLength", raw, sound);
+        sound = terms(committedJson, true);
+        sound.weightsPoints = 1;
+        _impossible("weightsPoints", raw, sound);
+        sound.weightsMode = EzklVerifier.Weights.Fixed;
+        _impossible("weightsPoints", raw, sound);
+        sound = terms(polycommitJson, false);
+        sound.weightsPoints = 0;
+        _impossible("weightsPoints", raw, sound);
+        sound.weightsPoints = sound.proofLength / 64 + 1;
+        _impossible("proofLength", raw, sound);
+        sound.weightsPoints = type(uint256).max;
+        _impossible("proofLength", raw, sound);
     }
 
-    function _impossible(string memory field) private {
+    function _impossible(string memory field, address raw, EzklVerifier.Terms memory asked) private {
         vm.expectRevert(abi.encodeWithSelector(EzklVerifier.InvalidConfiguration.selector, field));
+        new EzklVerifier(raw, asked);
     }
 
     function _refused(EzklVerifier verifier, Claim memory claim, bytes memory proof) private {

@@ -128,6 +128,8 @@ class World:
             AdapterTerms(
                 circuit_id=self.manifest.circuit_id,
                 weights=self.manifest.weights,
+                weights_mode=self.manifest.weights_mode,
+                weights_points=0,
                 committed_input=True,
                 input_count=recorded()["input_count"],
                 output_count=recorded()["output_count"],

@@ -9,20 +9,25 @@ from zkserve.chain.interfaces import interface
 from zkserve.chain.rpc import Chain
 from zkserve.encoding import bytes32, to_hex
 from zkserve.errors import ChainError, ProofInvalid, TransactionReverted
-from zkserve.types import CircuitManifest, Claim, InputMode
+from zkserve.types import CircuitManifest, Claim, InputMode, WeightsMode
 
 ADAPTER = "EzklVerifier"
+WEIGHTS_MODES = (WeightsMode.HASHED, WeightsMode.FIXED, WeightsMode.POLYCOMMIT)
+"""In the order of the contract's enum."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterTerms:
     """What an adapter holds every proof to, for good; the raw verifier's address aside.
 
-    ``input_count`` is 1 for a committed input, else the number of elements.
+    ``input_count`` is 1 for a committed input, else the number of elements. ``weights_points`` is
+    the number of points at the start of a proof whose digest ``weights`` is; 0 where it is not.
     """
 
     circuit_id: str
     weights: str
+    weights_mode: WeightsMode
+    weights_points: int
     committed_input: bool
     input_count: int
     output_count: int
@@ -35,6 +40,8 @@ class AdapterTerms:
         return cls(
             circuit_id=manifest.circuit_id,
             weights=manifest.weights,
+            weights_mode=manifest.weights_mode,
+            weights_points=manifest.parameters.get("weights_points", 0),
             committed_input=committed,
             input_count=1 if committed else sum(spec.size for spec in manifest.inputs),
             output_count=manifest.output.size,
@@ -68,6 +75,8 @@ class Adapter(Contract):
         return AdapterTerms(
             circuit_id=to_hex(self._read("circuitId")),
             weights=to_hex(self._read("weights")),
+            weights_mode=WEIGHTS_MODES[int(self._read("weightsMode"))],
+            weights_points=int(self._read("weightsPoints")),
             committed_input=bool(self._read("committedInput")),
             input_count=int(self._read("inputCount")),
             output_count=int(self._read("outputCount")),

@@ -24,7 +24,7 @@ from typing import Any
 
 from eth_abi.abi import encode
 
-from zkserve.chain.adapter import ADAPTER, AdapterTerms
+from zkserve.chain.adapter import ADAPTER, WEIGHTS_MODES, AdapterTerms
 from zkserve.chain.interfaces import interface
 from zkserve.chain.rpc import Chain
 from zkserve.chain.transaction import checksum
@@ -145,15 +145,19 @@ def deploy_verifier(chain: Chain, create: Create, raw_creation: bytes, terms: Ad
         *_creation(
             chain,
             ADAPTER,
-            ["address", "bytes32", "bytes32", "bool", "uint256", "uint256", "uint256"],
+            ["address", "(bytes32,bytes32,uint8,uint256,bool,uint256,uint256,uint256)"],
             [
                 raw,
-                bytes32(terms.circuit_id),
-                bytes32(terms.weights),
-                terms.committed_input,
-                terms.input_count,
-                terms.output_count,
-                terms.proof_bytes,
+                (
+                    bytes32(terms.circuit_id),
+                    bytes32(terms.weights),
+                    WEIGHTS_MODES.index(terms.weights_mode),
+                    terms.weights_points,
+                    terms.committed_input,
+                    terms.input_count,
+                    terms.output_count,
+                    terms.proof_bytes,
+                ),
             ],
             of=terms.circuit_id,
         )

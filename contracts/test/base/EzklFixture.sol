@@ -4,6 +4,8 @@ pragma solidity 0.8.37;
 import {EzklVerifier} from "../../src/EzklVerifier.sol";
 import {Claim} from "../../src/interfaces/IProofVerifier.sol";
 import {Halo2Verifier as CommittedPatched} from "../fixtures/EzklCommittedPatched.sol";
+import {Halo2Verifier as FixedPatched} from "../fixtures/EzklFixedPatched.sol";
+import {Halo2Verifier as PolycommitPatched} from "../fixtures/EzklPolycommitPatched.sol";
 import {Halo2Verifier as PublicPatched} from "../fixtures/EzklPublicPatched.sol";
 import {Test} from "./Test.sol";
 
@@ -19,6 +21,8 @@ abstract contract EzklFixture is Test {
 
     string internal committedJson = vm.readFile("test/fixtures/ezkl_committed.json");
     string internal publicJson = vm.readFile("test/fixtures/ezkl_public.json");
+    string internal fixedJson = vm.readFile("test/fixtures/ezkl_fixed.json");
+    string internal polycommitJson = vm.readFile("test/fixtures/ezkl_polycommit.json");
 
     function proven(string memory json, string memory name) internal pure returns (Proven memory) {
         string memory key = string.concat(".", name);
@@ -38,19 +42,32 @@ abstract contract EzklFixture is Test {
         return adapter(address(new CommittedPatched()), committedJson, true);
     }
 
+    function deployFixed() internal returns (EzklVerifier) {
+        return adapter(address(new FixedPatched()), fixedJson, true);
+    }
+
+    function deployPolycommit() internal returns (EzklVerifier) {
+        return adapter(address(new PolycommitPatched()), polycommitJson, false);
+    }
+
     function deployPublic() internal returns (EzklVerifier) {
         return adapter(address(new PublicPatched()), publicJson, false);
     }
 
     function adapter(address raw, string memory json, bool committed) internal returns (EzklVerifier) {
-        return new EzklVerifier(
-            raw,
-            CIRCUIT,
-            vm.parseJsonBytes32(json, ".first.weights"),
-            committed,
-            vm.parseJsonUint(json, ".input_count"),
-            vm.parseJsonUint(json, ".output_count"),
-            vm.parseJsonUint(json, ".proof_size_bytes")
-        );
+        return new EzklVerifier(raw, terms(json, committed));
+    }
+
+    function terms(string memory json, bool committed) internal pure returns (EzklVerifier.Terms memory) {
+        return EzklVerifier.Terms({
+            circuitId: CIRCUIT,
+            weights: vm.parseJsonBytes32(json, ".first.weights"),
+            weightsMode: EzklVerifier.Weights(vm.parseJsonUint(json, ".weights_mode")),
+            weightsPoints: vm.parseJsonUint(json, ".weights_points"),
+            committedInput: committed,
+            inputCount: vm.parseJsonUint(json, ".input_count"),
+            outputCount: vm.parseJsonUint(json, ".output_count"),
+            proofLength: vm.parseJsonUint(json, ".proof_size_bytes")
+        });
     }
 }
