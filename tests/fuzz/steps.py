@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from zkserve.engines import onnx_model
-from zkserve.engines.ezkl import steps as ezkl_steps
+from zkserve.engines.ezkl import compiling as ezkl_steps
 from zkserve.engines.native import building
 from zkserve.engines.native.compiler import graph
 from zkserve.engines.native.options import Options
