@@ -470,7 +470,12 @@ class EzklEngine:
 
     def caveats(self, bundle: Bundle) -> tuple[str, ...]:
         """Return what a proof of ezkl does not show; see :meth:`Engine.caveats`."""
-        manifest, lines = bundle.manifest, []
+        manifest = bundle.manifest
+        lines = [
+            "Proofs of ezkl are not zero-knowledge: whatever the weights mode, each reveals "
+            "something of how often each digit occurs in its input and in what is computed from "
+            "it; where inputs are known, weights can be told from that (docs/weights-leak.md)."
+        ]
         if not manifest.development_srs:
             lines.append(
                 "That the SRS is a ceremony's is the owner's word: what counts are the points in "
