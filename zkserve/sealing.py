@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import hmac
 import os
 import tempfile
 from pathlib import Path
@@ -51,6 +52,11 @@ class StorageKey:
     def recipients(self) -> tuple[str, ...]:
         """The public halves, ``age1...``; the first is the one that is sealed to."""
         return tuple(str(identity.to_public()) for identity in self._identities)
+
+    def mac(self, data: bytes) -> str:
+        """Return the HMAC-SHA256 of ``data`` under the first key, in hex."""
+        secret = hashlib.sha256(b"zkserve/mac/v1" + str(self._identities[0]).encode()).digest()
+        return hmac.new(secret, data, hashlib.sha256).hexdigest()
 
     def seal(self, source: BinaryIO, target: BinaryIO) -> str:
         """Write what is read, sealed; return the SHA-256 of what was read."""

@@ -182,6 +182,7 @@ def test_no_secret_is_on_the_disk_after_a_worker_was_killed_in_a_proof_nor_after
     assert job.opening
     opened = prediction.opening
     secrets["opening"] = [opened[at : at + 40] for at in range(0, len(opened) - 40, 40)]
+    assert found_in(desk.disk, secrets) == set(), "before any worker could have sealed it"
 
     def row() -> JobRow:
         with desk.node.database.snapshot() as session:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,7 +16,8 @@ from sqlalchemy import func, select
 from tests.bodies import body, tensor
 from tests.fakes import FakeEngine, publish
 from zkserve import prove
-from zkserve.encoding import claim_digest, to_hex
+from zkserve.api import inference
+from zkserve.encoding import claim_digest, sha256_hex, to_hex
 from zkserve.engines.base import Bundle, Limits, Prediction
 from zkserve.node import Node
 from zkserve.receipt import claim_from_dict, manifest_from_dict
@@ -203,6 +205,13 @@ async def test_the_same_key_gives_the_same_answer(http: httpx.AsyncClient, node:
     assert rows(node, JobRow) == 1
     without = await http.post(INFER, json=body())
     assert without.json()["parameters"]["proof_id"] != first.json()["parameters"]["proof_id"]
+
+
+async def test_what_is_kept_of_a_body_confirms_no_guess_of_it(node: Node, tmp_path: Path) -> None:
+    """Whoever has the database alone must not be able to try inputs out."""
+    other = Node.open(data_dir=tmp_path / "other", database_url=node.database.url)
+    kept = {inference._fingerprint(at, "tiny", 1, []) for at in (node, other)}
+    assert len(kept | {sha256_hex(b'["tiny", 1, []]')}) == 3
 
 
 async def test_the_same_key_at_the_same_time_gives_one_job(

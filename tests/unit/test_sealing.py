@@ -140,6 +140,16 @@ def test_of_several_keys_the_first_seals_and_each_opens():
         assert both.is_current(io.BytesIO(sealed(data, both)))
 
 
+def test_a_mac_needs_the_key_and_is_that_of_the_first():
+    text = new_key()
+    mac = StorageKey(text).mac(b"an input")
+    assert mac == StorageKey(text + new_key()).mac(b"an input")
+    assert (
+        len({mac, KEY.mac(b"an input"), StorageKey(text).mac(b"another"), sha256_hex(b"an input")})
+        == 4
+    )
+
+
 @pytest.mark.parametrize(
     "text",
     [

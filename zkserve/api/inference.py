@@ -28,8 +28,9 @@ from zkserve.api.schemas import (
     VersionNumber,
 )
 from zkserve.api.service import Service, ServiceDep
-from zkserve.encoding import canonical_json, claim_digest, sha256_hex, to_hex
+from zkserve.encoding import canonical_json, claim_digest, to_hex
 from zkserve.errors import InvalidInput, NotFound, Unavailable
+from zkserve.node import Node
 from zkserve.receipt import claim_from_dict, claim_to_dict, manifest_from_dict
 from zkserve.store import versions
 from zkserve.store.tables import JobRow, VersionRow
@@ -117,7 +118,7 @@ def _infer(
 ) -> InferResponse:
     fingerprint = None
     if idempotency_key is not None and request.parameters.prove:
-        fingerprint = _fingerprint(model, number, request.inputs)
+        fingerprint = _fingerprint(service.node, model, number, request.inputs)
         # Before anything is looked up or predicted: the version asked for then may be gone by
         # now, and a new prediction would draw another salt.
         known = prove.replay(
@@ -149,9 +150,10 @@ def _infer(
     return _of_job(service, job, request)
 
 
-def _fingerprint(model: str, number: int | None, given: Sequence[InferTensor]) -> str:
+def _fingerprint(node: Node, model: str, number: int | None, given: Sequence[InferTensor]) -> str:
+    # Under a key: by a plain digest whoever has the database could confirm a guess of the inputs.
     body = [model, number, [tensor.model_dump() for tensor in given]]
-    return sha256_hex(json.dumps(body, sort_keys=True).encode())
+    return node.artifacts.key.mac(json.dumps(body, sort_keys=True).encode())
 
 
 def _of_job(service: Service, job: JobRow, request: InferRequest) -> InferResponse:
