@@ -102,6 +102,13 @@ def try_out(*, secret: str, out: str, parent: int) -> dict[str, str]:
     return ended
 
 
+MARK = "imported"
+
+
+def whose() -> dict[str, int | str]:
+    return {"pid": os.getpid(), "mark": MARK}
+
+
 def ids() -> dict[str, int | str]:
     return {"pid": os.getpid(), "host": socket.gethostname()}
 
