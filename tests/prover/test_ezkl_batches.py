@@ -8,13 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.chain.anvil_node import running
 from tests.models import tiny_onnx
 from tests.prover.conftest import INPUTS, LIMITS, OPTIONS
+from tests.unit.test_ezkl_batching import mixing
+from zkserve import outbox
+from zkserve.chain.adapter import Adapter, AdapterTerms
+from zkserve.chain.deploy import deploy_verifier
+from zkserve.chain.evm import compile_verifier
 from zkserve.encoding import identified
 from zkserve.engines.agreement import join_samples, measure_agreement
 from zkserve.engines.base import Bundle, CircuitPlan, FloatArray, Srs
 from zkserve.engines.ezkl import EzklEngine
 from zkserve.errors import BundleMismatch, ModelRejected, ProofInvalid
+from zkserve.settings import Settings
+from zkserve.store.database import Database
 from zkserve.types import InputMode, WeightsMode
 
 pytestmark = pytest.mark.prover
@@ -94,8 +102,6 @@ def test_outputs_cannot_be_passed_off_as_other_rows(
 def test_a_model_that_mixes_its_samples_is_refused_before_it_is_compiled(
     ezkl_engine: EzklEngine, tmp_path: Path
 ):
-    from tests.unit.test_ezkl_batching import mixing
-
     out = tmp_path / "circuit"
     samples = np.ones((4, 4), dtype=np.float32)
     with pytest.raises(ModelRejected, match="batch"):
@@ -103,3 +109,35 @@ def test_a_model_that_mixes_its_samples_is_refused_before_it_is_compiled(
             mixing(tmp_path / "m.onnx"), plan(InputMode.PUBLIC), samples, out, limits=LIMITS
         )
     assert not (out / "model.compiled").exists()
+
+
+@pytest.mark.chain
+def test_a_batch_is_verified_on_chain(
+    ezkl_engine: EzklEngine, batched: tuple[Bundle, Path], samples: FloatArray, tmp_path: Path
+):
+    """Three rows sent, of which the last fills the batch: all the outputs are bound on chain."""
+    bundle, _ = batched
+    manifest = bundle.manifest
+    joined = join_samples(manifest.inputs, samples[[0, 1, 1]])
+    prediction = ezkl_engine.predict(bundle, joined)
+    claim = prediction.claim
+    proof = ezkl_engine.prove(bundle, claim, prediction.opening, limits=LIMITS).data
+    code = compile_verifier(
+        ezkl_engine.export_verifier(bundle), Settings(solc="").solc_command
+    ).creation
+    database = Database(f"sqlite:///{tmp_path / 'outbox.db'}")
+    database.upgrade()
+    with running() as node:
+        chain = node.chain()
+
+        def create(purpose: str, code: bytes) -> str:
+            return outbox.create(database, chain, purpose=purpose, code=code)
+
+        adapter = Adapter(chain, deploy_verifier(chain, create, code, AdapterTerms.of(manifest)))
+        adapter.verify(claim, proof)
+        first, second, third = (claim.outputs[at : at + OUTPUTS] for at in range(0, 6, OUTPUTS))
+        assert second == third
+        for outputs in (second + first + third, first + second, first + second + first):
+            with pytest.raises(ProofInvalid):
+                adapter.verify(replace(claim, outputs=outputs), proof)
+    database.close()
