@@ -52,6 +52,18 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         1 << 20, gt=0, description="Largest request body the API accepts, in bytes."
     )
+    max_model_bytes: int = Field(
+        64 << 20, gt=0, description="Largest body of a preflight (model and samples), in bytes."
+    )
+    max_preflights: int = Field(
+        1, ge=1, description="Preflights run at once; further ones are refused with 503."
+    )
+    preflight_time_s: float = Field(
+        120.0, gt=0, description="Time limit of each child process of a preflight, in seconds."
+    )
+    preflight_memory_mb: int = Field(
+        4096, gt=0, description="Resident memory limit of each of them, in MiB."
+    )
     max_open_jobs: int = Field(
         1000,
         gt=0,

@@ -7,10 +7,12 @@ import uvicorn
 from fastapi import APIRouter, FastAPI, Response
 
 from zkserve import __version__
-from zkserve.api import circuits, inference, models, problems, proofs, requests
+from zkserve.api import circuits, inference, models, preflights, problems, proofs, requests
 from zkserve.api.metrics import Metrics
 from zkserve.api.middleware import Edge
-from zkserve.api.service import Service, ServiceDep
+from zkserve.api.problems import BodyLimit
+from zkserve.api.service import PreflightTerms, Service, ServiceDep
+from zkserve.engines.base import Limits
 from zkserve.node import Node
 from zkserve.settings import Settings
 from zkserve.store.queue import JobQueue
@@ -18,6 +20,7 @@ from zkserve.store.queue import JobQueue
 _PREDICTION_THREADS = 4
 _STREAMS = 200
 _SHUTDOWN_S = 5
+_PREFLIGHT_TERMS = PreflightTerms()
 
 _operations = APIRouter(tags=["operations"])
 
@@ -36,6 +39,7 @@ def create_app(
     max_body_bytes: int,
     max_open_jobs: int,
     max_inputs_ahead: int,
+    preflight_terms: PreflightTerms = _PREFLIGHT_TERMS,
 ) -> FastAPI:
     """Return the API over a node; production always requires a key."""
     metrics = Metrics(node.database)
@@ -57,10 +61,21 @@ def create_app(
         max_inputs_ahead=max_inputs_ahead,
         predictions=anyio.CapacityLimiter(_PREDICTION_THREADS),
         streams=anyio.CapacityLimiter(_STREAMS),
+        preflights=anyio.CapacityLimiter(preflight_terms.at_once),
+        preflight_terms=preflight_terms,
     )
-    app.add_middleware(Edge, metrics=metrics, max_body_bytes=max_body_bytes)
+    app.add_middleware(
+        Edge,
+        metrics=metrics,
+        limit=BodyLimit(limit_bytes=max_body_bytes, setting="ZKSERVE_MAX_BODY_BYTES"),
+        limits={
+            preflights.PATH: BodyLimit(
+                limit_bytes=preflight_terms.max_body_bytes, setting="ZKSERVE_MAX_MODEL_BYTES"
+            )
+        },
+    )
     problems.install(app)
-    for part in (models, inference, proofs, requests, circuits):
+    for part in (models, preflights, inference, proofs, requests, circuits):
         app.include_router(part.router)
     app.include_router(_operations)
     return app
@@ -88,6 +103,14 @@ def serve(settings: Settings) -> None:
         max_body_bytes=settings.max_body_bytes,
         max_open_jobs=settings.max_open_jobs,
         max_inputs_ahead=settings.max_inputs_ahead,
+        preflight_terms=PreflightTerms(
+            max_body_bytes=settings.max_model_bytes,
+            at_once=settings.max_preflights,
+            limits=Limits(
+                time_s=settings.preflight_time_s,
+                memory_bytes=settings.preflight_memory_mb << 20,
+            ),
+        ),
     )
     uvicorn.run(
         app,

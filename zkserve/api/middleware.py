@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
+from collections.abc import Mapping
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -13,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from zkserve import log
 from zkserve.api import problems
 from zkserve.api.metrics import Metrics
+from zkserve.api.problems import BodyLimit
 
 _logger = log.get("api")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -22,10 +24,13 @@ _UNMATCHED = "unmatched"
 class Edge:
     """The outermost layer of the application."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, max_body_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, *, metrics: Metrics, limit: BodyLimit, limits: Mapping[str, BodyLimit]
+    ) -> None:
         self._app = app
         self._metrics = metrics
-        self._max_body_bytes = max_body_bytes
+        self._limit = limit
+        self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -36,6 +41,7 @@ class Edge:
         given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
+        limit = self._limits.get(scope["path"], self._limit)
         status, read_bytes = 0, 0
         started_s = time.perf_counter()
 
@@ -43,8 +49,8 @@ class Edge:
             nonlocal read_bytes
             message = await receive()
             read_bytes += len(message.get("body", b""))
-            if read_bytes > self._max_body_bytes:
-                raise problems.BodyTooLarge(self._max_body_bytes)
+            if read_bytes > limit.limit_bytes:
+                raise problems.BodyTooLarge(limit)
             return message
 
         async def marked_send(message: Message) -> None:
@@ -60,8 +66,8 @@ class Edge:
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 length = headers.get("content-length", "")
-                if length.isdecimal() and int(length) > self._max_body_bytes:
-                    refusal = problems.body_too_large(request_id, self._max_body_bytes)
+                if length.isdecimal() and int(length) > limit.limit_bytes:
+                    refusal = problems.body_too_large(request_id, limit)
                     await refusal(scope, receive, marked_send)
                 else:
                     await self._app(scope, limited_receive, marked_send)

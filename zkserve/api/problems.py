@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -79,15 +80,23 @@ def problem(
     )
 
 
-def body_too_large(request_id: str, limit_bytes: int) -> JSONResponse:
+@dataclass(frozen=True, kw_only=True)
+class BodyLimit:
+    """The most bytes of a body, and the setting that says so."""
+
+    limit_bytes: int
+    setting: str
+
+
+def body_too_large(request_id: str, limit: BodyLimit) -> JSONResponse:
     """Return the 413 for a body over the limit."""
     return problem(
         request_id,
         status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         code="body-too-large",
         title="The request body is too large",
-        detail=f"The body has more than the {limit_bytes} bytes that are accepted.",
-        remedy="Send a smaller body, or ask the operator to raise ZKSERVE_MAX_BODY_BYTES.",
+        detail=f"The body has more than the {limit.limit_bytes} bytes that are accepted.",
+        remedy=f"Send a smaller body, or ask the operator to raise {limit.setting}.",
     )
 
 
@@ -106,9 +115,9 @@ def internal_error(request_id: str) -> JSONResponse:
 class BodyTooLarge(HTTPException):
     """A streamed body grew over the limit while it was read."""
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit: BodyLimit) -> None:
         super().__init__(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-        self.limit_bytes = limit_bytes
+        self.limit = limit
 
 
 def install(app: FastAPI) -> None:
@@ -178,7 +187,7 @@ def _of_validation_error(request: Request, exc: Exception) -> JSONResponse:
 def _of_http_exception(request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, HTTPException)  # noqa: S101 - as above
     if isinstance(exc, BodyTooLarge):
-        return body_too_large(request.state.request_id, exc.limit_bytes)
+        return body_too_large(request.state.request_id, exc.limit)
     phrase = HTTPStatus(exc.status_code).phrase
     detail = {
         HTTPStatus.NOT_FOUND: f"There is nothing at {request.url.path[:200]!r}.",

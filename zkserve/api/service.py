@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import anyio
 from fastapi import Depends, Request
 
 from zkserve.api.metrics import Metrics
+from zkserve.engines.base import Limits
 from zkserve.node import Node
 from zkserve.store.queue import JobQueue
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreflightTerms:
+    """How much preflights may take: ``limits`` bounds each of their child processes."""
+
+    max_body_bytes: int = 64 << 20
+    at_once: int = 1
+    limits: Limits = field(default_factory=lambda: Limits(time_s=120.0, memory_bytes=4 << 30))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +37,9 @@ class Service:
     """Threads that predict; apart from those that serve, so that slow models block no one else."""
     streams: anyio.CapacityLimiter
     """Event streams open at once: each asks the database twice a second."""
+    preflights: anyio.CapacityLimiter
+    """Preflights at once: each takes a core for some seconds."""
+    preflight_terms: PreflightTerms
 
 
 async def _service(request: Request) -> Service:
