@@ -81,11 +81,13 @@ def publish(
     *,
     progress: Progress,
     update_lock: bool = False,
+    locked: bool = True,
     solc: str = "",
     on_chain: bool = False,
 ) -> Published:
     """Publish a recipe as the next version of its model; the same again changes nothing.
 
+    Unless ``locked``, the recipe's lock is neither read nor written.
     With ``solc``, as :func:`zkserve.chain.evm.compile_verifier`, the size of the verifier's code is
     measured before anything is recorded, and goes into the facts; ``on_chain`` says that the
     version is to be registered, so that the size decides.
@@ -121,16 +123,18 @@ def publish(
         if known is not None:
             _check_shapes(recipe, known.manifest)
             _check_agreement(recipe, known.manifest)
-            _check_lock(recipe, known.manifest, update=update_lock)
+            if locked:
+                _check_lock(recipe, known.manifest, update=update_lock)
             return known
         bundle = _build(node, recipe, onnx, data, srs_source, work / "circuit", progress)
         _check_shapes(recipe, bundle.manifest)
-        progress("measuring agreement with the float model")
         _check_leak(bundle.manifest)
+        progress("measuring agreement with the float model")
         bundle = _with_agreement(recipe, onnx, data, bundle)
         _check_agreement(recipe, bundle.manifest)
         bundle = _with_verifier_size(recipe, bundle, solc, on_chain, progress)
-        _check_lock(recipe, bundle.manifest, update=update_lock)
+        if locked:
+            _check_lock(recipe, bundle.manifest, update=update_lock)
         progress("storing artifacts")
         return _record(node, recipe, onnx, publication, bundle, why)
 
@@ -312,17 +316,6 @@ def _with_verifier_size(
         return bundle  # who publishes for no chain needs no compiler
     if on_chain:
         evm.require_deployable(size_bytes)
-def _check_leak(manifest: CircuitManifest) -> None:
-    leak = manifest.leak
-    if leak is not None and not leak.proofs:
-        raise ModelRejected(
-            f"In weights mode {str(manifest.weights_mode)!r} a proof of this model reveals "
-            f"{leak.bits_per_proof} bits of its weights, which hold about {leak.secret_bits}: the "
-            "leak budget allows none.",
-            remedy='Use the native engine, or ezkl with weights mode "hashed": both hide them.',
-        )
-
-
     facts = {**bundle.manifest.facts, "verifier_bytes": size_bytes}
     return replace(bundle, manifest=replace(bundle.manifest, facts=facts))
 
@@ -336,6 +329,17 @@ def _check_agreement(recipe: Recipe, manifest: CircuitManifest) -> None:
             f"the recipe tolerates {recipe.tolerance:.4g}.",
             remedy="Ask for more precision in [engine.options] (native: activations = 16; ezkl: a "
             "larger scale), add calibration samples, or widen the tolerance knowingly.",
+        )
+
+
+def _check_leak(manifest: CircuitManifest) -> None:
+    leak = manifest.leak
+    if leak is not None and not leak.proofs:
+        raise ModelRejected(
+            f"In weights mode {str(manifest.weights_mode)!r} a proof of this model reveals "
+            f"{leak.bits_per_proof} bits of its weights, which hold about {leak.secret_bits}: the "
+            "leak budget allows none.",
+            remedy='Use the native engine, or ezkl with weights mode "hashed": both hide them.',
         )
 
 
@@ -384,7 +388,6 @@ def _damaged(path: Path) -> RecipeInvalid:
     )
 
 
-        **({"leak": asdict(manifest.leak)} if manifest.leak else {}),
 def _lock(recipe: Recipe, manifest: CircuitManifest) -> dict[str, Any]:
     """Return what a reader compares and a rebuild gives again.
 
@@ -396,24 +399,24 @@ def _lock(recipe: Recipe, manifest: CircuitManifest) -> dict[str, Any]:
         "options": dict(recipe.options),
         **({"tuned_for": recipe.tuned_for} if recipe.tuned_for else {}),
         "input_mode": manifest.input_mode.value,
-    digests = budgets.weights_digests(onnx) if bundle.manifest.leak is not None else []
         "weights_mode": manifest.weights_mode.value,
         **_engine_of(recipe).reproducible(manifest),
         "rows": manifest.rows,
         "output_scale": asdict(manifest.output_scale),
         "agreement": asdict(manifest.agreement) if manifest.agreement else None,
+        **({"leak": asdict(manifest.leak)} if manifest.leak else {}),
     }
 
 
 def _record(
     node: Node, recipe: Recipe, onnx: Path, publication: str, bundle: Bundle, why: str
 ) -> Published:
-            weights_digests=digests,
     for name, path in bundle.files.items():
         secret = name in secret_names(bundle.manifest)
         stored = (node.artifacts.seal_file if secret else node.artifacts.put_file)(path)
         if stored != bundle.manifest.pins[name]:
             raise ModelRejected(f"Artifact {name} changed while it was being published.")
+    digests = budgets.weights_digests(onnx) if bundle.manifest.leak is not None else []
     with node.database.session() as session:
         row = versions.add(
             session,
@@ -425,6 +428,7 @@ def _record(
             circuit_id=bundle.manifest.circuit_id,
             classes=list(recipe.classes),
             limits={"time_s": recipe.time_s, "memory_bytes": recipe.memory_bytes},
+            weights_digests=digests,
         )
         return Published(
             model=recipe.name,

@@ -183,6 +183,7 @@ def test_a_wrong_setting_is_named_before_anything_is_done(
 ):
     needs = {
         ("publish",): ["x.onnx"],
+        ("rekey",): ["x.onnx"],
         ("predict",): ["tiny"],
         ("keys", "create"): ["clinic"],
         ("keys", "revoke"): ["abc"],

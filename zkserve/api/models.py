@@ -7,8 +7,9 @@ from typing import Any
 
 from fastapi import APIRouter
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
-from zkserve import __version__
+from zkserve import __version__, budgets
 from zkserve.api import schemas
 from zkserve.api.schemas import ModelName, VersionNumber
 from zkserve.api.service import Service, ServiceDep
@@ -55,6 +56,7 @@ def list_models(service: ServiceDep) -> schemas.ModelList:
     """List all models and their versions."""
     with service.node.database.snapshot() as session:
         found = versions.listing(session)
+        leaks = {version.id: _leak(session, version) for _, version in found}
     return schemas.ModelList(
         models=[
             schemas.ModelVersion(
@@ -64,6 +66,7 @@ def list_models(service: ServiceDep) -> schemas.ModelList:
                 circuit_id=version.circuit_id,
                 created_at=version.created_at,
                 deprecated=version.deprecated_at is not None,
+                leak=leaks[version.id],
             )
             for model, version in found
         ]
@@ -118,6 +121,7 @@ def _metadata(service: Service, model: str, number: int | None) -> schemas.Model
         numbers = [
             version.number for found, version in versions.listing(session) if found.name == model
         ]
+        leak = _leak(session, row)
     manifest = manifest_from_dict(row.manifest)
     shape = list(manifest.output.shape)
     return schemas.ModelMetadata(
@@ -134,7 +138,23 @@ def _metadata(service: Service, model: str, number: int | None) -> schemas.Model
                 name=quantised_name(manifest.output), datatype="INT64", shape=shape
             ),
         ],
-        parameters=_parameters(row, manifest),
+        parameters=_parameters(row, manifest) | {"leak": leak.model_dump() if leak else None},
+    )
+
+
+def _leak(session: Session, row: VersionRow) -> schemas.Leak | None:
+    """Return what proofs reveal of the weights, how many may be made, and how many are used up.
+
+    Proofs of other versions of the same weights count, each by what it reveals; so do open jobs.
+    """
+    budget, made = manifest_from_dict(row.manifest).leak, budgets.proofs_made(session, row)
+    if budget is None or made is None:
+        return None
+    return schemas.Leak(
+        bits_per_proof=budget.bits_per_proof,
+        secret_bits=budget.secret_bits,
+        allowed=budget.proofs,
+        made=made,
     )
 
 

@@ -146,6 +146,17 @@ class ModelMetadata(BaseModel):
     parameters: dict[str, Any]
 
 
+class Leak(BaseModel):
+    """How many proofs may be made of weights that each proof reveals something of."""
+
+    bits_per_proof: int = Field(description="At most, of the weights.")
+    secret_bits: int = Field(description="What the quantised weights hold, from below.")
+    allowed: int = Field(description="Proofs, before the service refuses.")
+    made: int = Field(
+        description="Proofs made or promised, those of other versions of these weights included."
+    )
+
+
 class ModelVersion(BaseModel):
     """One version of a model in the listing."""
 
@@ -155,6 +166,9 @@ class ModelVersion(BaseModel):
     circuit_id: str
     created_at: datetime
     deprecated: bool
+    leak: Leak | None = Field(
+        default=None, description="The leak budget, in weights modes that have one."
+    )
 
 
 class ModelList(BaseModel):

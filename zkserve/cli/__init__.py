@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from zkserve.cli import operate, owner, user
+from zkserve.cli import operate, owner, rekey, user
 from zkserve.cli.console import report_error
 from zkserve.errors import ZkserveError
 
@@ -22,6 +22,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 owner.register(app)
+rekey.register(app)
 user.register(app)
 operate.register(app)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -137,6 +138,7 @@ def publish(
         "development_srs": manifest.development_srs,
         "agreement_max_abs": agreement.max_abs if agreement else None,
         "verifier_bytes": manifest.facts.get("verifier_bytes"),
+        "leak": asdict(manifest.leak) if manifest.leak else None,
         "chain_version_id": registered,
     }
     lines = [
@@ -146,6 +148,12 @@ def publish(
         f"  circuit   {manifest.circuit_id}",
         f"  weights   {manifest.weights_mode.value}, {manifest.weights}",
     ]
+    if manifest.leak:
+        lines.append(
+            f"  [yellow]leak      each proof reveals up to {manifest.leak.bits_per_proof} of about "
+            f"{manifest.leak.secret_bits} bits of weights: at most {manifest.leak.proofs} "
+            "will be made[/]"
+        )
     if agreement:
         lines.append(
             f"  agreement within {agreement.max_abs:.4g} of the float model on "
