@@ -78,13 +78,20 @@ def status(url: UrlOption = None, api_key: ApiKeyOption = None, as_json: JsonFla
     else:
         answer(data, False, "ready" if ready else "[red]not ready[/]")
         if models:
-            rows = [(str(model["name"]), str(model["version"])) for model in models]
-            table("Models", ("name", "version"), rows)
+            rows = [
+                (str(model["name"]), str(model["version"]), _leak(model.get("leak")))
+                for model in models
+            ]
+            table("Models", ("name", "version", "leak budget"), rows)
         if proofs:
             recent = [(str(proof["id"]), str(proof["state"])) for proof in proofs[:10]]
             table("Newest proofs", ("id", "state"), recent)
     if not ready:
         sys.exit(1)
+
+
+def _leak(leak: dict[str, int] | None) -> str:
+    return f"{leak['made']} of {leak['allowed']} proofs" if leak else ""
 
 
 def _own_proofs(client: Client) -> list[dict[str, Any]]:
