@@ -197,12 +197,16 @@ class _Search:
                 f"tuning: scales {chosen.input_scale} and {chosen.scale}, rounding back at "
                 f"{chosen.rebase}: within {max_abs:.3g}; laying out"
             )
-            layout = tuning.cheapest(self._layouts(chosen), self._holding(chosen))
+            cheaper = [
+                layout
+                for layout in self._layouts(chosen)
+                if best is None or layout.rank < best.layout.rank
+            ]
+            layout = tuning.cheapest(cheaper, self._holding(chosen))
             if layout is None:
                 continue
             report(f"tuning: 2^{layout.logrows} rows, {layout.price.prove_cpu_s:.2f} CPU-s a proof")
-            if best is None or layout.rank < best.layout.rank:
-                best = _Found(numbers=chosen, layout=layout, max_abs=max_abs)
+            best = _Found(numbers=chosen, layout=layout, max_abs=max_abs)
         if best is None:
             raise self._rejected(top)
         options = best.layout.options(best.numbers)
