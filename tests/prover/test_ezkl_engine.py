@@ -14,6 +14,7 @@ import pytest
 
 from tests.models import tiny_onnx
 from tests.prover.conftest import INPUTS, LIMITS, OPTIONS, Proven, Publish
+from zkserve import runtime
 from zkserve.encoding import FIELD_MODULUS, circuit_id, identified, sha256_file
 from zkserve.engines import child as child_module
 from zkserve.engines.agreement import measure_agreement
@@ -365,7 +366,7 @@ def test_proving_ends_when_asked_and_leaves_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(child_module.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv(runtime.VARIABLE, str(tmp_path))
     claim, opening = committed.prediction.claim, committed.prediction.opening
     proving = threading.Event()
 
