@@ -1,7 +1,7 @@
 # The service image, built by the same script as a checkout. docs/operations.md shows how to run it.
 FROM python:3.11-slim-bookworm AS base
 RUN apt-get update \
-  && apt-get install -y --no-install-recommends ca-certificates \
+  && apt-get install -y --no-install-recommends bubblewrap ca-certificates libseccomp2 \
   && rm -rf /var/lib/apt/lists/*
 WORKDIR /app
 

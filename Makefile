@@ -3,7 +3,7 @@
 BIN := .venv/bin
 FORGE := PATH="$(CURDIR)/$(BIN):$$PATH" tools/forge
 
-.PHONY: help setup cheat demo fmt check unit contracts prover test bench openapi clean
+.PHONY: help setup cheat demo fmt check unit contracts prover fuzz test bench openapi clean
 
 help: ## List the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -44,10 +44,18 @@ cheat: setup
 prover: cheat ## Tests that make real proofs, drive a real node, run the whole product
 	$(BIN)/pytest -m "prover or chain or e2e or gpu"
 
+fuzz: setup ## Change models and upload them for SECONDS=60 (finds are kept in build/fuzz)
+	$(BIN)/python -m tests.fuzz.upload --seconds $(or $(SECONDS),60)
+
 test: check unit contracts prover ## Everything this machine can run
 
 bench: setup ## Benchmarks with raw results under benchmarks/results
-	$(BIN)/python -m benchmarks.vs_plain_ezkl --gas --out benchmarks/results/vs_plain_ezkl.json
+	for weights in fixed hashed; do for model in breast_cancer digits_cnn; do \
+	  $(BIN)/python -m benchmarks.ezkl_tuned --model $$model --weights $$weights --batch 8 \
+	    --out benchmarks/results/ezkl_tuned.json || exit 1; \
+	done; done
+	$(BIN)/python -m benchmarks.ezkl_tuned --model lenet_mnist --weights fixed \
+	  --out benchmarks/results/ezkl_tuned.json
 	$(BIN)/python -m benchmarks.service_overhead --out benchmarks/results/service_overhead.json
 	for model in breast_cancer digits_cnn lenet_mnist cnn_264k dense_4m; do \
 	  $(BIN)/python -m benchmarks.native_vs_ezkl --model $$model \
@@ -58,7 +66,7 @@ bench: setup ## Benchmarks with raw results under benchmarks/results
 	$(BIN)/python -m benchmarks.native_kernels --out benchmarks/results/native_kernels.json
 	$(BIN)/python -m benchmarks.native_scaling --table
 	$(BIN)/python -m benchmarks.native_kernels --table
-	$(BIN)/python -m benchmarks.vs_plain_ezkl --table
+	$(BIN)/python -m benchmarks.ezkl_tuned --table
 	$(BIN)/python -m benchmarks.service_overhead --table
 
 openapi: setup ## Write the OpenAPI snapshot anew

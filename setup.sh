@@ -15,6 +15,17 @@ say() { printf '\033[1m==> %s\033[0m\n' "$*" >&2; }
   exit 1
 }
 
+# The only thing outside this folder, and only where that is a container's or a machine's root.
+if ! command -v bwrap >/dev/null; then
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    say "Installing bubblewrap, the sandbox of untrusted models"
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq bubblewrap; } \
+      >/dev/null 2>&1 || say "bubblewrap could not be installed: a weaker sandbox is used"
+  else
+    say "bubblewrap is not installed: a weaker sandbox is used (docs/operations.md)"
+  fi
+fi
+
 # A stamp holds the digest of what it was made from; an interrupted step leaves none.
 fresh() { [ -f "build/.$1" ] && [ "$(cat "build/.$1")" = "$2" ]; }
 mkdir -p build

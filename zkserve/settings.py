@@ -101,6 +101,11 @@ class Settings(BaseSettings):
         description="Days an input handed in ahead of an on-chain request is kept; requests run"
         " for at most 30.",
     )
+    sandbox: Literal["auto", "require"] = Field(
+        "auto",
+        description="Untrusted models are read in the strongest sandbox that this machine has;"
+        " require: under bubblewrap, or not at all.",
+    )
     srs_path: Path | None = Field(
         None,
         description="SRS file in the engine's own format, see `zkserve srs import`; empty: a"

@@ -27,6 +27,7 @@ from dbos import DBOS
 from zkserve import follow, fulfil, log, openings, prove, storage
 from zkserve.chain.rpc import Chain
 from zkserve.encoding import sha256_hex
+from zkserve.engines import sandbox
 from zkserve.engines.base import Limits
 from zkserve.errors import (
     ChainError,
@@ -123,6 +124,7 @@ class Worker:
             Unavailable: the database cannot be reached.
 
         """
+        walls = str(sandbox.in_force())
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stopping.set())
         with self._sole():
@@ -131,7 +133,12 @@ class Worker:
             try:
                 self._listen()
                 threading.Thread(target=self._tidy, name="tidy", daemon=True).start()
-                _log.info("worker_started", executor=self._executor_id, threads=self._threads)
+                _log.info(
+                    "worker_started",
+                    executor=self._executor_id,
+                    threads=self._threads,
+                    sandbox=walls,
+                )
                 self._stopping.wait()
             finally:
                 self._stopping.set()

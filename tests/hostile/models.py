@@ -127,7 +127,7 @@ def _field(number: int, payload: bytes) -> bytes:
     def varint(n: int) -> bytes:
         out = b""
         while n > 127:
-            out += bytes([n & 127 | 48])
+            out += bytes([n & 127 | 128])
             n >>= 7
         return out + bytes([n])
 

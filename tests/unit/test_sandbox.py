@@ -238,6 +238,7 @@ def test_bubblewrap_can_be_required(reach: Reach, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(Unavailable, match="bubblewrap only") as caught:
         run_child(STEPS + "add", limits=LIMITS, reach=reach, a=1, b=2)
     assert str(walls) in caught.value.message
+    assert "Install bubblewrap" in str(caught.value.remedy)
     assert run_child(STEPS + "add", limits=LIMITS, a=1, b=2).value == 3, "no model is read here"
 
 

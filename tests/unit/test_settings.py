@@ -35,6 +35,7 @@ def test_each_setting_is_read_from_the_environment(name: str, monkeypatch: pytes
     values = {
         "environment": "production",
         "log_level": "ERROR",
+        "sandbox": "require",
         "srs_path": "/srv/kzg.srs",
         "data_dir": "/srv/zkserve",
         "require_api_key": "true",

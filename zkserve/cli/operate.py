@@ -20,6 +20,7 @@ from zkserve.cli.console import JsonFlag, answer, progress, read_settings, table
 from zkserve.cli.owner import connect, open_chain, open_node
 from zkserve.cli.user import ApiKeyOption, UrlOption, open_client
 from zkserve.client import Client
+from zkserve.engines import sandbox
 from zkserve.errors import NotFound, Unauthorized, ZkserveError
 from zkserve.sealing import new_key
 from zkserve.settings import Settings
@@ -133,6 +134,7 @@ def _checks(settings: Settings) -> list[tuple[str, Callable[[], str]]]:
         ("memory", _check_memory),
         ("disk", lambda: _check_disk(settings)),
         ("runtime", _check_runtime),
+        ("sandbox", _check_sandbox),
         ("sealing", lambda: _check_sealing(settings)),
         ("database", lambda: _check_database(settings)),
         ("solc", lambda: _check_solc(settings)),
@@ -150,6 +152,10 @@ def _check_native() -> str:
     from zkserve.engines.native import core
 
     return f"compiled core: {core.load().__name__.rpartition('.')[2]}"
+
+
+def _check_sandbox() -> str:
+    return str(sandbox.in_force())
 
 
 def _check_memory() -> str:

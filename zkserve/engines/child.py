@@ -96,7 +96,7 @@ class Child:
     def __init__(self, *, limits: Limits, niceness: int = 0, reach: Reach | None = None) -> None:
         self.limits = limits
         self._confined = reach is not None
-        self._wrapped = self._confined and _wrapped()
+        self._wrapped = self._confined and sandbox.in_force().bubblewrap
         self._writable = reach.writable if reach else ()
         self.folder, lock = runtime.make_folder()
         self._replies, reply_end = os.pipe()
@@ -270,16 +270,6 @@ def run_child(
 def report(phrase: str) -> None:
     """Tell the parent how far the work is; called in the child only."""
     _reply({"progress": phrase})
-
-
-def _wrapped() -> bool:
-    walls = sandbox.walls()
-    if sandbox.required() and not walls.bubblewrap:
-        raise errors.Unavailable(
-            f"Untrusted models are to be read under bubblewrap only; this machine has {walls}.",
-            remedy="Install bubblewrap and allow user namespaces, or unset ZKSERVE_SANDBOX.",
-        )
-    return walls.bubblewrap
 
 
 def _command(

@@ -92,9 +92,22 @@ def walls() -> Walls:
     )
 
 
-def required() -> bool:
-    """Whether the operator asked that nothing untrusted be read without bubblewrap."""
-    return os.environ.get(REQUIRE_VARIABLE) == "require"
+def in_force() -> Walls:
+    """Return what untrusted models are read behind.
+
+    Raises:
+        Unavailable: it is not what the operator asked for: nothing but bubblewrap.
+
+    """
+    found = walls()
+    if os.environ.get(REQUIRE_VARIABLE) == "require" and not found.bubblewrap:
+        from zkserve.errors import Unavailable  # late, as all that is not the standard library
+
+        raise Unavailable(
+            f"Untrusted models are to be read under bubblewrap only; this machine has {found}.",
+            remedy="Install bubblewrap and allow user namespaces, or unset ZKSERVE_SANDBOX.",
+        )
+    return found
 
 
 def landlock_paths(folder: Path, reach: Reach) -> tuple[list[str], list[str]]:
