@@ -32,7 +32,7 @@ from zkserve.engines.ezkl.claims import to_instances
 from zkserve.engines.native import cost as native_cost
 from zkserve.engines.native.protocol.description import decode
 from zkserve.errors import ModelRejected
-from zkserve.types import Claim, InputMode, WeightsMode
+from zkserve.types import Claim, InputMode
 
 COSTS = {"ezkl": ezkl_cost, "native": native_cost}
 LIMITS = Limits(time_s=1200.0, memory_bytes=12 << 30)
@@ -147,11 +147,13 @@ def _on_chain(
     except ModelRejected as exc:
         print(exc.message, file=sys.stderr)
         return {}
-    found = {"verifier_bytes": raw["code_bytes"], "raw_gas": raw["verify_raw_gas"]}
-    if manifest.weights_mode is WeightsMode.HASHED:
-        gas = chain.verify_registered(manifest, source, claim, proof)["verify_gas"]
-        found["adapter_gas"] = gas - found["raw_gas"]
-    return found
+    gas = chain.verify_registered(manifest, source, claim, proof)["verify_gas"]
+    return {
+        "verifier_bytes": raw["code_bytes"],
+        "raw_gas": raw["verify_raw_gas"],
+        "adapter_gas": gas - raw["verify_raw_gas"],
+        "gas": gas,
+    }
 
 
 def _keys(subject: Subject, bundle: Bundle) -> dict[str, int]:
@@ -287,8 +289,8 @@ def _proofs(result: dict[str, Any], engine_name: str) -> list[dict[str, Any]]:
     if engine_name == "native":
         scaling = tables.read("native_scaling")
         return proofs + [p for model in scaling["models"] for p in model["proofs"]]
-    plain = tables.read("vs_plain_ezkl")
-    return proofs + [p for m in plain["models"] for p in m["configurations"]["zkserve"]["proofs"]]
+    tuned = tables.read("ezkl_tuned")
+    return proofs + [p for m in tuned["models"] for p in m["sides"]["tuned"]["proofs"]]
 
 
 def errors(result: dict[str, Any], engine_name: str) -> dict[str, float]:

@@ -99,7 +99,7 @@ def estimate(
         proof_bytes=description.proof_bytes(hidden=hidden),
         gas=cost.size("gas", found),
         verifier_bytes=cost.size("verifier_bytes", found),
-        exact=("rows", "k", "proving_key_bytes", "verifying_key_bytes", "srs_bytes", "proof_bytes"),
+        exact=("rows", "k", "verifying_key_bytes", "srs_bytes", "proof_bytes"),
         facts={
             "weight_tiles": h.weight_tiles,
             "row_tiles": h.row_tiles,
