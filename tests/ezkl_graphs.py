@@ -28,6 +28,8 @@ class OneOperator:
     shape: tuple[int, ...]
     constants: dict[str, Any]
     inputs: tuple[int, ...] = (1, SIZE)
+    spread: float = 1.0
+    """Standard deviation of random inputs."""
 
     def model(self) -> onnx.ModelProto:
         def value(name: str, shape: tuple[int, ...]) -> onnx.ValueInfoProto:
@@ -43,7 +45,7 @@ class OneOperator:
         """Return inputs on ezkl's grid: thresholds, a step beside them, ties, random ones."""
         rng = np.random.default_rng(0)
         if self.inputs == IMAGE:
-            drawn = np.rint(rng.normal(size=(random, *IMAGE)) / STEP) * STEP
+            drawn = np.rint(rng.normal(scale=self.spread, size=(random, *IMAGE)) / STEP) * STEP
             drawn[0] = -np.abs(drawn[0]) - 0.5
             return drawn.reshape(random, -1).astype(np.float32)
         t = THRESHOLDS[0]
@@ -56,8 +58,10 @@ def graph(*nodes: NodeProto, shape: tuple[int, ...] = (1, SIZE), **constants: An
     return OneOperator(nodes=nodes, shape=shape, constants=constants)
 
 
-def image(*nodes: NodeProto, shape: tuple[int, ...], **constants: Any) -> OneOperator:
-    return OneOperator(nodes=nodes, shape=shape, constants=constants, inputs=IMAGE)
+def image(
+    *nodes: NodeProto, shape: tuple[int, ...], spread: float = 1.0, **constants: Any
+) -> OneOperator:
+    return OneOperator(nodes=nodes, shape=shape, constants=constants, inputs=IMAGE, spread=spread)
 
 
 def to_float(name: str) -> NodeProto:
@@ -159,6 +163,25 @@ RIGHT = {
 
 WRONG = {
     "Equal": compared("Equal"),
+    "Resize, bilinear": image(
+        node(
+            "Resize",
+            ["x", "", "s"],
+            ["y"],
+            mode="linear",
+            coordinate_transformation_mode="half_pixel",
+            nearest_mode="floor",
+        ),
+        shape=(1, 2, 10, 10),
+        s=np.array([1, 1, 2, 2], np.float32),
+    ),
+    "InstanceNormalization": image(
+        node("InstanceNormalization", ["x", "g", "b"], ["y"]),
+        shape=IMAGE,
+        spread=1 / 8,
+        g=np.ones(2, np.float32),
+        b=np.zeros(2, np.float32),
+    ),
     "Cast to integers": graph(node("Cast", ["x"], ["i"], to=TensorProto.INT64), to_float("i")),
     "Cast to booleans": graph(node("Cast", ["x"], ["i"], to=TensorProto.BOOL), to_float("i")),
     "GatherElements, negative": graph(

@@ -12,7 +12,7 @@ import numpy as np
 
 from zkserve.types import FIELD_MODULUS
 
-SCALE, BASE, LEGS = 8, 1024, 3
+SCALE, BASE, LEGS = 8, 2048, 4
 
 
 def outputs(*, model: str, samples: str, prove: bool) -> list[list[float]]:

@@ -18,6 +18,7 @@ SUPPORTED, REFUSED, WRONG = "supported", "refused", "silently wrong"
 SILENTLY_WRONG: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         "ezkl": {
+            "Equal": "ezkl proves it without an error, and gives 2^-scale where it holds instead of 1",
             "Resize": "ezkl proves bilinear resizing without an error, with other values than the "
             "model's",
             "GroupNormalization": "ezkl proves it without an error, 0.1 to 0.4 away from the model",
@@ -28,6 +29,7 @@ SILENTLY_WRONG: Mapping[str, Mapping[str, str]] = MappingProxyType(
 )
 """What the wheel compiles and proves without a word, and wrongly: refused here for that reason."""
 _ADVICE = {
+    "Equal": "Write it as Not(Or(Less, Greater)); trees as sums, clips and Relus.",
     "GRU": "Unroll it into MatMul, Sigmoid and Tanh for a fixed number of steps.",
     "LSTM": "Unroll it into MatMul, Sigmoid and Tanh for a fixed number of steps.",
     "RNN": "Unroll it into MatMul and Tanh for a fixed number of steps.",
