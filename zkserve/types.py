@@ -28,7 +28,8 @@ class WeightsMode(StrEnum):
     """How a proof is tied to the weights, and what it shows of them."""
 
     HASHED = "hashed"
-    """Bound by a hash that the circuit recomputes and the claim carries; hidden by blinded columns.
+    """Bound by a hash that the circuit recomputes and the claim carries; in blinded columns, though
+    not wholly hidden: ezkl's proofs tell how often digits occur (docs/weights-leak.md).
     The hash is unsalted: who guesses every weight exactly can confirm the guess."""
     COMMITTED = "committed"
     """Bound by a commitment with fresh randomness, whose digest the claim carries; hidden, however

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import plot, tables
+from benchmarks import extraction_page, plot, tables
 
 each_table = pytest.mark.parametrize("name", sorted(tables.TABLES))
 FIGURES = {
@@ -103,3 +103,35 @@ def test_merging_keeps_other_models_and_refuses_another_machine(tmp_path: Path) 
     assert models == [{"model": "a", "x": 2}, {"model": "b", "x": 1}]
     with pytest.raises(ValueError, match="another machine"):
         tables.merge(path, result | {"hardware": {"cores": 4}, "models": []})
+
+
+def test_the_page_on_leaks_shows_the_raw_results() -> None:
+    result = tables.read(extraction_page.NAME)
+    assert tables.section(extraction_page.NAME, extraction_page.PAGE.read_text()) == (
+        extraction_page.table(result)
+    )
+    assert extraction_page.PLOT.read_text() == extraction_page.plot(result)
+    changed = copy.deepcopy(result)
+    for mode in changed["models"][0]["modes"]:
+        mode |= {"bits_per_proof": 7654, "secret_bits": 4321}
+    assert "7,654" in extraction_page.table(changed)
+    assert "4321 bits of secret" in extraction_page.plot(changed)
+    assert extraction_page.plot(changed) != extraction_page.plot(result)
+
+
+def test_what_the_page_on_leaks_says_of_the_attacks() -> None:
+    """Its words: each fixed and polycommit model fell, a tiny one to one proof, hashed none."""
+    for model in tables.read(extraction_page.NAME)["models"]:
+        for mode in model["modes"]:
+            measured = mode | {"weights": model["weights"]}
+            fell = extraction_page.proofs_until(measured, "linear")
+            if mode["mode"] == "hashed":
+                assert mode["bits_per_proof"] == 0
+                assert not any(p["rank"] or p["linear"] for p in mode["points"])
+                # Guessing one of 61 values finds as many.
+                assert max(p["lattice"] or 0 for p in mode["points"]) <= model["weights"] / 20
+                continue
+            assert fell == max(mode["unknown_cells"])
+            assert mode["budget_proofs"] == 0
+            if model["weights"] == 10:
+                assert extraction_page.proofs_until(measured, "lattice") == 1
