@@ -157,6 +157,12 @@ class Verifier:
         """Return the commitments to the witness's columns, which a proof begins with."""
         return [proof[at : at + 64] for at in range(0, self.phases[0][0], 64)]
 
+    def count_commitments(self, proof: bytes) -> bytes:
+        """Return the commitments to the counts of what is looked up, which come after those."""
+        start, size = self.phases[0][0], self.phases[1][0]
+        assert size == 64 * len(self.multiplicities)
+        return proof[start : start + size]
+
 
 def _constant(source: str, name: str) -> int:
     return int(_only(rf"(0x\w+)\) // {name}\n", source), 16)

@@ -20,8 +20,8 @@ import pytest
 from tests import extraction
 from tests.extraction import Inconsistent, Rehearsal, Seen, Verifier
 from tests.extraction_proofs import Shape, in_child, prove, rehearse, set_up
-from tests.prover.conftest import LIMITS, Publish
-from zkserve.engines.base import FloatArray
+from tests.prover.conftest import LIMITS, Proven, Publish
+from zkserve.engines.base import FloatArray, Prediction
 from zkserve.engines.ezkl import EzklEngine
 from zkserve.engines.ezkl.claims import to_instances
 from zkserve.types import InputMode, WeightsMode
@@ -243,3 +243,20 @@ def test_one_receipt_of_ours_gives_fixed_weights_away(
     )
     found = extraction.fixed_from_few(verifier, rehearsal, [seen], size=256)
     assert found == quantised(model, scale=8)
+
+
+def test_counts_of_digits_are_unblinded_of_committed_inputs_too(
+    ezkl_engine: EzklEngine, committed: Proven, samples: FloatArray
+) -> None:
+    """Both proofs of one opening commit to the same counts; another input has others."""
+    verifier = Verifier.of(committed.bundle.files["verifier_source"].read_text())
+    other = ezkl_engine.predict(committed.bundle, samples[1])
+
+    def counts(prediction: Prediction) -> bytes:
+        made = ezkl_engine.prove(
+            committed.bundle, prediction.claim, prediction.opening, limits=LIMITS
+        )
+        return verifier.count_commitments(made.data)
+
+    assert counts(committed.prediction) == verifier.count_commitments(committed.proof.data)
+    assert counts(other) != verifier.count_commitments(committed.proof.data)
