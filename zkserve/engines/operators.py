@@ -18,7 +18,7 @@ SUPPORTED, REFUSED, WRONG = "supported", "refused", "silently wrong"
 SILENTLY_WRONG: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         "ezkl": {
-            "Equal": "ezkl proves it without an error, and gives 2^-scale where it holds instead of 1",
+            "Equal": "ezkl proves it without an error, with 2^-scale for true instead of 1",
             "Resize": "ezkl proves bilinear resizing without an error, with other values than the "
             "model's",
             "GroupNormalization": "ezkl proves it without an error, 0.1 to 0.4 away from the model",
