@@ -18,9 +18,10 @@ from typer.testing import CliRunner
 from zkserve import cli, log
 from zkserve.cli.console import report_error
 from zkserve.cli.user import _version_number
-from zkserve.client import Client
+from zkserve.client import Client, Prediction
 from zkserve.errors import NotFound, Unauthorized, ZkserveError
 from zkserve.settings import Settings
+from zkserve.types import Claim
 
 PLAIN = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
 
@@ -491,3 +492,39 @@ def test_status_needs_no_key(run: Run, monkeypatch: pytest.MonkeyPatch):
     ended = run("status", "--json")
     assert ended.status == 0
     assert ended.json == {"ready": True, "models": [], "proofs": []}
+
+
+def test_each_row_of_a_batch_has_a_line(run: Run, monkeypatch: pytest.MonkeyPatch):
+    claim = Claim(
+        circuit_id="0x" + "11" * 32, weights="0x" + "22" * 32, input=b"", outputs=(1, 2, 3, 4, 3, 4)
+    )
+    prediction = Prediction(
+        model="tiny",
+        version=1,
+        values=(1.0, 2.0, 3.0, 4.0),
+        outputs=claim.outputs[:4],
+        claim=claim,
+        development_srs=True,
+        proof_id="job",
+        batch=3,
+        rows=2,
+    )
+    sent: list[Any] = []
+
+    class Connected:
+        def __enter__(self) -> Connected:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def infer(self, model: str, values: Any, version: int | None) -> Prediction:
+            sent.append((model, values, version))
+            return prediction
+
+    monkeypatch.setattr(cli.user, "open_client", lambda *_: Connected())
+    ended = run("predict", "tiny", stdin=b"[[1, 2], [3, 4]]")
+    assert sent == [("tiny", [1.0, 2.0, 3.0, 4.0], None)]
+    assert ended.out.splitlines()[:2] == ["values  1, 2", "values  3, 4"]
+    told = run("predict", "tiny", "--json", stdin=b"[1, 2, 3, 4]").json
+    assert (told["batch"], told["rows"], told["values"]) == (3, 2, [1.0, 2.0, 3.0, 4.0])

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -77,6 +78,8 @@ def predict(
     data = {
         "values": list(prediction.values),
         "outputs": [str(value) for value in prediction.outputs],
+        "batch": prediction.batch,
+        "rows": prediction.rows,
         "proof_id": prediction.proof_id,
         "proven": receipt is not None,
         "receipt": str(receipt) if receipt else None,
@@ -84,10 +87,16 @@ def predict(
     answer(
         data,
         as_json,
-        f"values  {', '.join(f'{value:.6g}' for value in prediction.values)}",
+        *_rows(prediction.values, prediction.rows),
         f"proof   {prediction.proof_id}"
         + (f", receipt in {escape(str(receipt))}" if receipt else " (not yet proven)"),
     )
+
+
+def _rows(values: Sequence[float], rows: int) -> list[str]:
+    size = len(values) // rows
+    parts = [values[number * size : (number + 1) * size] for number in range(rows)]
+    return ["values  " + ", ".join(f"{value:.6g}" for value in part) for part in parts]
 
 
 def verify(
