@@ -22,7 +22,8 @@ The whole of ``recipe.toml``; what is commented out shows the default::
 
     [visibility]
     # input = "committed"                 # or "public"
-    # weights = "committed"               # or "hashed"; the default is the engine's
+    # weights = "committed"               # native's default; ezkl: "hashed", its default, or
+                                          # "fixed", "polycommit": with a leak budget
 
     # [engine]                            # left out: native, or ezkl where the model needs it
     # name = "native"
@@ -48,7 +49,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, TypedDict
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from zkserve.errors import RecipeInvalid
 from zkserve.samples import Samples, read
@@ -139,10 +140,18 @@ class _Output(_Input):
     tolerance: Annotated[float, Field(gt=0)]
 
 
+def _not_private(weights: object) -> object:
+    if weights == "private":
+        raise ValueError("refused: private weights are bound by nothing, any would verify")
+    return weights
+
+
 class _Visibility(_Table):
     # TOML knows strings, not enums
     input: Annotated[InputMode, Field(strict=False)] = InputMode.COMMITTED
-    weights: Annotated[WeightsMode | None, Field(strict=False)] = None
+    weights: Annotated[WeightsMode | None, Field(strict=False), BeforeValidator(_not_private)] = (
+        None
+    )
 
 
 class _Engine(_Table):
@@ -193,6 +202,14 @@ def load(path: Path, *, samples: Path | None = None, need_samples: bool = True) 
         raise RecipeInvalid(
             f"{path / 'recipe.toml'} has engine options, or asks for tuning, but names no engine.",
             remedy="Add name to [engine]: options are one engine's own.",
+        )
+    weights = file.visibility.weights
+    if weights is not None and weights.leaks and file.engine.name != "ezkl":
+        raise RecipeInvalid(
+            f"{path / 'recipe.toml'} asks for weights mode {str(weights)!r}, whose proofs reveal "
+            "the weights bit by bit; only ezkl has it.",
+            remedy='Leave weights out: native hides them. Or add name = "ezkl" to [engine], '
+            "knowing that proofs will be counted.",
         )
     samples_path = samples.resolve() if samples else _inside(path, file.samples)
     return Recipe(

@@ -100,6 +100,20 @@ def test_engine_and_weights_mode_are_left_open_or_named(folder: Path) -> None:
         recipe.load(rewrite(folder, 'name = "ezkl"\n', ""))
 
 
+@pytest.mark.parametrize("mode", ["fixed", "polycommit"])
+def test_weights_modes_that_leak_are_for_ezkl_by_name_only(folder: Path, mode: str) -> None:
+    asked = f'[visibility]\nweights = "{mode}"\n[engine]'
+    toml = TOML.replace("[engine]", asked)
+    (folder / "recipe.toml").write_text(toml)
+    assert recipe.load(folder).weights_mode == mode
+    for other in ('name = "native"', ""):
+        (folder / "recipe.toml").write_text(
+            toml.replace('name = "ezkl"', other).split("options")[0]
+        )
+        with pytest.raises(RecipeInvalid, match="bit by bit"):
+            recipe.load(folder)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -109,7 +123,8 @@ def test_engine_and_weights_mode_are_left_open_or_named(folder: Path) -> None:
         ("shape = [1, 3]", "shape = [1, 3]\nzzz = 1", r"'inputs.0.zzz'.*Known here: name, shape"),
         ("[engine]", "[limit]\ntime_s = 1\n[engine]", r"'limit'.*'limits'"),
         ("[engine]", '[visibility]\ninput = "private"\n[engine]', r"visibility.input is 'private'"),
-        ("[engine]", '[visibility]\nweights = "private"\n[engine]', r"visibility.weights is"),
+        ("[engine]", '[visibility]\nweights = "private"\n[engine]', r"bound by nothing"),
+        ("[engine]", '[visibility]\nweights = "open"\n[engine]', r"visibility.weights is 'open'"),
         ("[engine]", "[limits]\ntime_s = inf\n[engine]", r"limits.time_s is inf"),
         ('name = "tiny"', 'name = "Tiny"', r"name is 'Tiny'"),
         ('name = "tiny"', 'name = "tiny\\n"', r"name is 'tiny\\n'"),
