@@ -68,6 +68,8 @@ bench: setup ## Benchmarks with raw results under benchmarks/results
 	$(BIN)/python -m benchmarks.native_kernels --table
 	$(BIN)/python -m benchmarks.ezkl_tuned --table
 	$(BIN)/python -m benchmarks.service_overhead --table
+	$(BIN)/python -m benchmarks.extraction --out benchmarks/results/extraction.json
+	$(BIN)/python -m benchmarks.extraction --table
 
 openapi: setup ## Write the OpenAPI snapshot anew
 	ZKSERVE_UPDATE_OPENAPI=1 $(BIN)/pytest -q tests/service/test_api_openapi.py
