@@ -65,6 +65,8 @@ bench: setup ## Benchmarks with raw results under benchmarks/results
 	$(BIN)/python -m benchmarks.native_vs_ezkl --table
 	$(BIN)/python -m benchmarks.native_kernels --out benchmarks/results/native_kernels.json
 	$(BIN)/python -m benchmarks.native_scaling --table
+	$(BIN)/python -m benchmarks.native_batches --out benchmarks/results/native_batches.json
+	$(BIN)/python -m benchmarks.native_batches --table
 	$(BIN)/python -m benchmarks.native_kernels --table
 	$(BIN)/python -m benchmarks.ezkl_tuned --table
 	$(BIN)/python -m benchmarks.service_overhead --table

@@ -148,6 +148,38 @@ def figures(measured: dict[str, Any]) -> dict[str, Any]:
     return found if measured["reason"] is None else found | {"reason": measured["reason"]}
 
 
+def native_batches(result: dict[str, Any]) -> str:
+    """Return what a prediction costs alone and in a batch as Markdown, a row for each."""
+    titles = ("prove, s", "s a prediction", "CPU-s a prediction", "gas a prediction")
+    lines = [
+        "| model | in a proof | "
+        + " | ".join(titles)
+        + " | of single: CPU-s | gas | proof, bytes | peak RSS, MB |",
+        "| --- |" + " ---: |" * (len(titles) + 5),
+    ]
+    for model in result["models"]:
+        single = _a_prediction(model["batches"][0])
+        for found in model["batches"]:
+            costs = _a_prediction(found)
+            shares = [costs[name] / single[name] for name in ("prove_cpu_s", "gas")]
+            lines.append(
+                f"| {model['model']} | {found['batch']} "
+                f"| {_spread_of(found['proofs'], 'prove_s', 2)} "
+                f"| {costs['prove_s']:.3f} | {costs['prove_cpu_s']:.3f} | {costs['gas']:,.0f} "
+                f"| {shares[0]:.2f} | {shares[1]:.2f} | {found['proof_bytes']:,} "
+                f"| {found['peak_rss_bytes'] / 1e6:.0f} |"
+            )
+    return "\n".join([*lines, "", _measured_on(result)])
+
+
+def _a_prediction(found: dict[str, Any]) -> dict[str, float]:
+    costs = {
+        name: median(proof[name] for proof in found["proofs"])
+        for name in ("prove_s", "prove_cpu_s")
+    } | {"gas": found["gas"]["verify_gas"]}
+    return {name: cost / found["batch"] for name, cost in costs.items()}
+
+
 def native_scaling(result: dict[str, Any]) -> str:
     """Return how proving grows, as Markdown."""
     lines = [
@@ -194,6 +226,7 @@ TABLES = {
     "service_overhead": service_overhead,
     "native_vs_ezkl": native_vs_ezkl,
     "native_scaling": native_scaling,
+    "native_batches": native_batches,
     "native_kernels": native_kernels,
 }
 
