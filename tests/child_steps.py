@@ -156,6 +156,10 @@ def answer_without_end() -> None:
         os.write(child._reply_fd, b"x" * (1 << 20))
 
 
+def return_bytes() -> bytes:
+    return b"\xff"
+
+
 def speak(*, text: str) -> None:
     raise InputOutOfRange(text)
 

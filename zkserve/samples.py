@@ -124,7 +124,10 @@ def _check_archive(path: Path) -> None:
 
 def _rows(path: Path, name: str, array: NDArray[Any], elements: int | None) -> NDArray[np.float32]:
     if array.dtype.kind not in "fiu":
-        raise RecipeInvalid(f"{path}: {name} holds {array.dtype}; expected numbers.")
+        raise RecipeInvalid(
+            f"{path}: {name} holds {array.dtype}; expected numbers.",
+            remedy="Encode what is no number before sampling, as the model's training did.",
+        )
     if array.ndim < 2 or not array.size or array.size > MAX_ELEMENTS:
         raise RecipeInvalid(
             f"{path}: {name} has shape {array.shape}; expected (samples, elements), neither empty "
@@ -154,6 +157,7 @@ def _labels(
         raise RecipeInvalid(
             f"{path}: labels is {array.dtype} of shape {array.shape}; expected integers, one for "
             f"each of {held_out} held-out rows.",
+            remedy="Give the index of the true class of each held-out row, as int64.",
         )
     if array.min() < 0 or (classes is not None and array.max() >= classes):
         raise RecipeInvalid(

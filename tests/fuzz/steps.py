@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
-from zkserve.engines import onnx_model
+from zkserve.engines import onnx_model, operators
 from zkserve.engines.ezkl import compiling as ezkl_steps
 from zkserve.engines.native import building
 from zkserve.engines.native.compiler import graph
@@ -19,7 +20,7 @@ MAX_DRAWN = 1 << 16
 
 
 def upload(*, model: str, samples: str, out: str) -> list[str]:
-    """Check a model for both engines, run it, and compile it natively where native takes it.
+    """Survey, check and run a model, and compile it natively where native takes it.
 
     Returns the engines that take it, and writes ``samples`` for them.
 
@@ -27,6 +28,7 @@ def upload(*, model: str, samples: str, out: str) -> list[str]:
         ModelRejected: neither takes it, as an owner would see it.
 
     """
+    json.dumps(operators.survey(model=model))
     taking = []
     objections = building.unsupported(model=model)
     scope = {"operators": graph.OPERATORS, "opsets": graph.OPSETS}

@@ -12,15 +12,12 @@ import psutil
 import pytest
 from sqlalchemy import select
 
-from tests.hostile import models, samples
+from tests.hostile import models, samples, sharing
 from zkserve import cli, runtime
-from zkserve.engines.base import Limits
-from zkserve.engines.child import Answer, Child
-from zkserve.engines.sandbox import Reach
+from zkserve.engines.child import Child
 from zkserve.store.database import Database
 from zkserve.store.tables import JobRow, VersionRow
 
-LIMITS = Limits(time_s=60, memory_bytes=1 << 30)
 CODES = {"model-rejected", "recipe-invalid", "invalid-input"}
 
 
@@ -118,28 +115,6 @@ def good(tmp_path: Path) -> tuple[Path, Path]:
 
 
 @pytest.fixture
-def one_child(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Child]]:
-    """Let all that starts a child use one and the same, confined as each would be.
-
-    Starting one takes a third of a second; the slow tests start them as the product does.
-    """
-    held: list[Child] = []
-
-    def ready() -> Child:
-        if not held or not held[-1].alive:
-            held.append(Child(limits=LIMITS, reach=Reach(readable=(owner.folder,))))
-            held[-1].call("zkserve.engines.native.core:available")  # it stands once it answers
-        return held[-1]
-
-    def run_child(
-        target: str, *, limits: Limits, reach: Reach | None = None, niceness: int = 0, **rest: Any
-    ) -> Answer:
-        assert reach is not None, f"{target} reads what is untrusted, and is not confined"
-        return ready().call(target, **rest)
-
-    for module in ("native.engine", "ezkl.engine", "agreement"):
-        monkeypatch.setattr(f"zkserve.engines.{module}.run_child", run_child)
-    ready()
-    yield ready
-    for child in held:
-        child.close()
+def one_child(owner: Owner) -> Iterator[Callable[[], Child]]:
+    with sharing.one_child(owner.folder) as ready:
+        yield ready

@@ -224,6 +224,14 @@ def test_an_endless_answer_does_not_fill_our_memory(monkeypatch: pytest.MonkeyPa
         run_child(STEPS + "answer_without_end", limits=LIMITS)
 
 
+def test_an_answer_that_cannot_be_written_down_does_not_end_the_child():
+    child = Child(limits=LIMITS)
+    with pytest.raises(EngineFailed, match="TypeError"):
+        child.call(STEPS + "return_bytes")
+    assert child.call(STEPS + "add", a=1, b=2).value == 3
+    child.close()
+
+
 def test_what_an_error_repeats_is_harmless_to_a_terminal():
     with pytest.raises(InputOutOfRange) as caught:
         run_child(STEPS + "speak", limits=LIMITS, text="\x1b[2J\u202egnp.exe\n" + "x" * 10_000)

@@ -439,7 +439,11 @@ def _serve(line: str) -> None:
             "peak_rss_bytes": _peak_rss_bytes(),
             "cpu_s": now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime,
         }
-    _reply(answer)
+    try:
+        _reply(answer)
+    except (TypeError, ValueError) as exc:  # no JSON: the text of a model that is no text
+        error = {"kind": type(exc).__name__, "message": str(exc)[:300], "remedy": None}
+        _reply({"error": error})
 
 
 def main(reply_fd: int, cpu_s: int) -> None:

@@ -43,6 +43,7 @@ ELEMENT_TYPES = frozenset(
     }
 )
 """What tensors inside of a model may hold; its inputs and its output are float32."""
+EXPORT_AGAIN = "Correct the model, and export it again; docs/engines.md says what engines take."
 _OTHER_FILES = {
     b"PK\x03\x04": "a zip archive (a torch checkpoint, .npz or .docx)",
     b"\x80": "a Python pickle",
@@ -67,7 +68,10 @@ def read(path: Path) -> onnx.ModelProto:
     """
     size = path.stat().st_size
     if size > MAX_FILE_BYTES:
-        raise ModelRejected(f"The model file has {size} bytes; at most {MAX_FILE_BYTES} may come.")
+        raise ModelRejected(
+            f"The model file has {size} bytes; at most {MAX_FILE_BYTES} may come.",
+            remedy=EXPORT_AGAIN,
+        )
     with path.open("rb") as file:
         start = file.read(8)
     for magic, what in _OTHER_FILES.items():
@@ -96,7 +100,7 @@ def check(model: onnx.ModelProto, operators: frozenset[str], opsets: range) -> N
     _check_parts(model)
     _check_opset(model, opsets)
     _check_counts(graph)
-    _check_names(graph)
+    check_names(graph)
     unknown = {
         f"{node.domain or 'onnx'}.{node.op_type}"
         for node in graph.node
@@ -128,7 +132,8 @@ def check_elements(name: str, dimensions: Iterable[int]) -> int:
     shape = list(dimensions)
     if len(shape) > MAX_RANK:
         raise ModelRejected(
-            f"Tensor {name!r} has {len(shape)} dimensions; at most {MAX_RANK} may come."
+            f"Tensor {name!r} has {len(shape)} dimensions; at most {MAX_RANK} may come.",
+            remedy=EXPORT_AGAIN,
         )
     elements = math.prod(shape)
     if any(not 0 <= size <= MAX_TENSOR_ELEMENTS for size in shape) or (
@@ -136,7 +141,8 @@ def check_elements(name: str, dimensions: Iterable[int]) -> int:
     ):
         raise ModelRejected(
             f"Tensor {name!r} of shape {shape} has {elements} elements; 0 to "
-            f"{MAX_TENSOR_ELEMENTS} may come."
+            f"{MAX_TENSOR_ELEMENTS} may come.",
+            remedy=EXPORT_AGAIN,
         )
     return elements
 
@@ -165,9 +171,13 @@ def _check_parts(model: onnx.ModelProto) -> None:
 def _check_opset(model: onnx.ModelProto, opsets: range) -> None:
     domains = [opset.domain for opset in model.opset_import]
     if set(domains) - {"", "ai.onnx"}:
-        raise ModelRejected(f"The model imports operator domains {sorted(set(domains))}.")
+        raise ModelRejected(
+            f"The model imports operator domains {sorted(set(domains))}.", remedy=EXPORT_AGAIN
+        )
     if len(domains) != 1:
-        raise ModelRejected(f"The model imports {len(domains)} operator sets; expected one.")
+        raise ModelRejected(
+            f"The model imports {len(domains)} operator sets; expected one.", remedy=EXPORT_AGAIN
+        )
     version = model.opset_import[0].version
     if version not in opsets:
         raise ModelRejected(
@@ -185,12 +195,20 @@ def _check_counts(graph: onnx.GraphProto) -> None:
     }
     for what, (parts, most) in bounds.items():
         if len(parts) > most:
-            raise ModelRejected(f"The model has {len(parts)} {what}; at most {most} may come.")
+            raise ModelRejected(
+                f"The model has {len(parts)} {what}; at most {most} may come.", remedy=EXPORT_AGAIN
+            )
     if not graph.node:
-        raise ModelRejected("The model has no nodes: it computes nothing.")
+        raise ModelRejected("The model has no nodes: it computes nothing.", remedy=EXPORT_AGAIN)
 
 
-def _check_names(graph: onnx.GraphProto) -> None:
+def check_names(graph: onnx.GraphProto) -> None:
+    """Return if all names are fit to be shown, and those of tensors are unique.
+
+    Raises:
+        ModelRejected: one is not.
+
+    """
     inputs = [value.name for value in graph.input]
     weights = [tensor.name for tensor in graph.initializer]
     made = [name for node in graph.node for name in node.output if name]
@@ -207,12 +225,16 @@ def _check_names(graph: onnx.GraphProto) -> None:
                 remedy="Name tensors and nodes with plain, visible characters.",
             )
     if "" in inputs or "" in weights:
-        raise ModelRejected("An input or a weight tensor of the model has no name.")
+        raise ModelRejected(
+            "An input or a weight tensor of the model has no name.", remedy=EXPORT_AGAIN
+        )
     # A weight may also be declared as an input: its default value.
     twice = [*_doubled(inputs), *_doubled(weights), *_doubled(made)]
     twice += {*made} & {*inputs, *weights}
     if twice:
-        raise ModelRejected(f"Several tensors of the model have the name {twice[0]!r}.")
+        raise ModelRejected(
+            f"Several tensors of the model have the name {twice[0]!r}.", remedy=EXPORT_AGAIN
+        )
 
 
 def _doubled(names: list[str]) -> list[str]:
@@ -228,12 +250,15 @@ def attribute_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
     """
     for node in nodes:
         if _doubled([attribute.name for attribute in node.attribute]):
-            raise ModelRejected(f"A node {node.op_type} has an attribute twice.")
+            raise ModelRejected(
+                f"A node {node.op_type} has an attribute twice.", remedy=EXPORT_AGAIN
+            )
         for attribute in node.attribute:
             if attribute.type not in _PLAIN or attribute.ref_attr_name:
                 raise ModelRejected(
                     f"Attribute {attribute.name!r} of {node.op_type} holds a graph or other "
-                    "structure; plain numbers and tensors may come."
+                    "structure; plain numbers and tensors may come.",
+                    remedy=EXPORT_AGAIN,
                 )
             _check_attribute(node, attribute)
             if attribute.type == AttributeProto.TENSOR:
@@ -247,7 +272,7 @@ def _check_attribute(node: onnx.NodeProto, attribute: AttributeProto) -> None:
             f"{name} is longer than {MAX_NUMBERS}.", remedy="Store larger constants as tensors."
         )
     if not all(math.isfinite(value) for value in [attribute.f, *attribute.floats]):
-        raise ModelRejected(f"{name} is not finite.")
+        raise ModelRejected(f"{name} is not finite.", remedy=EXPORT_AGAIN)
     bounds = {
         "kernel_shape": (1, MAX_WINDOW),
         "strides": (1, MAX_WINDOW),
@@ -260,7 +285,9 @@ def _check_attribute(node: onnx.NodeProto, attribute: AttributeProto) -> None:
     if attribute.type in (AttributeProto.INT, AttributeProto.INTS) and not all(
         low <= value <= high for value in values
     ):
-        raise ModelRejected(f"{name} is {list(values)}; {low} to {high} may come.")
+        raise ModelRejected(
+            f"{name} is {list(values)}; {low} to {high} may come.", remedy=EXPORT_AGAIN
+        )
 
 
 def _check_tensors(tensors: Iterable[TensorProto]) -> None:
@@ -281,14 +308,15 @@ def _check_tensors(tensors: Iterable[TensorProto]) -> None:
         parameters += check_elements(tensor.name, tensor.dims)
         if parameters > MAX_PARAMETERS:
             raise ModelRejected(
-                f"The model has more than {MAX_PARAMETERS} parameters; that many may come."
+                f"The model has more than {MAX_PARAMETERS} parameters; that many may come.",
+                remedy=EXPORT_AGAIN,
             )
         _check_content(tensor)
 
 
 def _check_content(tensor: TensorProto) -> None:
     if tensor.HasField("segment"):
-        raise ModelRejected(f"Tensor {tensor.name!r} comes in segments.")
+        raise ModelRejected(f"Tensor {tensor.name!r} comes in segments.", remedy=EXPORT_AGAIN)
     try:
         array = numpy_helper.to_array(tensor)
     except Exception as exc:

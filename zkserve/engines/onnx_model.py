@@ -16,7 +16,7 @@ from onnx import TensorProto, shape_inference
 
 from zkserve.engines import onnx_gate
 from zkserve.engines.base import FloatArray
-from zkserve.engines.onnx_gate import check_elements, first_line
+from zkserve.engines.onnx_gate import EXPORT_AGAIN, check_elements, first_line
 from zkserve.errors import InvalidInput, ModelRejected
 
 MAX_FILE_BYTES = onnx_gate.MAX_FILE_BYTES
@@ -91,7 +91,9 @@ def load(
     try:
         onnx.checker.check_model(model, full_check=True)
     except Exception as exc:
-        raise ModelRejected(f"The ONNX checker refuses the model: {first_line(exc)}.") from exc
+        raise ModelRejected(
+            f"The ONNX checker refuses the model: {first_line(exc)}.", remedy=EXPORT_AGAIN
+        ) from exc
     _make_static(model)
     return infer(model)
 
@@ -103,25 +105,33 @@ def infer(model: onnx.ModelProto) -> onnx.ModelProto:
             model, check_type=True, strict_mode=True, data_prop=True
         )
     except Exception as exc:
-        raise ModelRejected(f"The model's shapes do not fit: {first_line(exc)}.") from exc
+        raise ModelRejected(
+            f"The model's shapes do not fit: {first_line(exc)}.", remedy=EXPORT_AGAIN
+        ) from exc
     graph = inferred.graph
     made = [*graph.value_info, *graph.output]
     for value in made:
         if value.type.tensor_type.elem_type not in onnx_gate.ELEMENT_TYPES:
-            raise ModelRejected(f"Tensor {value.name!r} is neither float nor integer.")
+            raise ModelRejected(
+                f"Tensor {value.name!r} is neither float nor integer.", remedy=EXPORT_AGAIN
+            )
     shapes = {value.name: shape_of(value) for value in made}
     if (total := sum(map(math.prod, shapes.values()))) > onnx_gate.MAX_TOTAL_ELEMENTS:
         raise ModelRejected(
-            f"The model computes {total} numbers; at most {onnx_gate.MAX_TOTAL_ELEMENTS} may come."
+            f"The model computes {total} numbers; at most {onnx_gate.MAX_TOTAL_ELEMENTS} may come.",
+            remedy=EXPORT_AGAIN,
         )
     _check_windows(graph, shapes)
     for node in graph.node:
         for name in filter(None, node.output):
             if name not in shapes:
-                raise ModelRejected(f"The shape of tensor {name!r} cannot be told from the model.")
+                raise ModelRejected(
+                    f"The shape of tensor {name!r} cannot be told from the model.",
+                    remedy=EXPORT_AGAIN,
+                )
     for value in [*graph.input, *graph.output]:
         if value.type.tensor_type.elem_type != TensorProto.FLOAT:
-            raise ModelRejected(f"Tensor {value.name!r} is not float32.")
+            raise ModelRejected(f"Tensor {value.name!r} is not float32.", remedy=EXPORT_AGAIN)
     if len(graph.output) != 1:
         names = [value.name for value in graph.output]
         raise ModelRejected(
@@ -147,7 +157,7 @@ def shape_of(value: onnx.ValueInfoProto) -> tuple[int, ...]:
     tensor = value.type.tensor_type
     dimensions = [d.dim_value if d.HasField("dim_value") else 0 for d in tensor.shape.dim]
     if not value.type.HasField("tensor_type") or not tensor.HasField("shape"):
-        raise ModelRejected(f"{value.name!r} is no tensor of known shape.")
+        raise ModelRejected(f"{value.name!r} is no tensor of known shape.", remedy=EXPORT_AGAIN)
     if any(dimension < 1 for dimension in dimensions):
         raise ModelRejected(
             f"Tensor {value.name!r} has a free or empty dimension: {dimensions}.",
@@ -188,7 +198,9 @@ def run(model: onnx.ModelProto, samples: FloatArray) -> FloatArray:
             }
             rows.append(session.run(None, feed)[0].reshape(-1))
     except Exception as exc:
-        raise ModelRejected(f"ONNX Runtime cannot run the model: {first_line(exc)}.") from exc
+        raise ModelRejected(
+            f"ONNX Runtime cannot run the model: {first_line(exc)}.", remedy=EXPORT_AGAIN
+        ) from exc
     return np.stack(rows)
 
 

@@ -59,8 +59,10 @@ def survey(*, model: str) -> list[dict[str, Any]]:
     graph = onnx_gate.read(Path(model)).graph
     if len(graph.node) > onnx_gate.MAX_NODES:
         raise ModelRejected(
-            f"The model has {len(graph.node)} nodes; at most {onnx_gate.MAX_NODES} may come."
+            f"The model has {len(graph.node)} nodes; at most {onnx_gate.MAX_NODES} may come.",
+            remedy=onnx_gate.EXPORT_AGAIN,
         )
+    onnx_gate.check_names(graph)
     found: dict[str, list[str]] = {}
     for number, node in enumerate(graph.node):
         name = node.op_type if node.domain in {"", "ai.onnx"} else f"{node.domain}.{node.op_type}"
