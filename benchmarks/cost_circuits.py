@@ -154,6 +154,8 @@ EZKL = (
     _ezkl("hashed_1", _dense(6, 10, 2), _H, True, 128, 4, 1),
     _ezkl("hashed_2", _dense(8, 14, 4), _H, False, 256, 3, 2),
     _ezkl("hashed_4", _dense(8, 14, 4), _H, False, 256, 3, 4),
+    _ezkl("pooled_1", _image(6, 2, 3, pool=True), _F, True, 64, 4, 1),
+    _ezkl("pooled_2", _image(6, 2, 3, pool=True), _F, True, 64, 4, 2),
     _ezkl("dense_k13", _dense(30, 60, 10), _F, True, 1024, 3, 2),
     _ezkl("hashed_k14", _dense(16, 16, 3), _H, False, 1024, 3, 1),
     _ezkl("image_k14", _image(10, 4, 6, pool=True), _F, False, 256, 3, 2),

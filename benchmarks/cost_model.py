@@ -38,11 +38,20 @@ COSTS = {"ezkl": ezkl_cost, "native": native_cost}
 LIMITS = Limits(time_s=1200.0, memory_bytes=12 << 30)
 _LARGE_ROWS_LOG = 16
 """Of larger circuits one proof is made instead of three."""
-EZKL_SIZES = ("one", "columns", "tables", "columns*tables", "poseidon", "columns*poseidon")
+EZKL_SIZES = (
+    "one",
+    "columns",
+    "tables",
+    "columns*tables",
+    "poseidon",
+    "columns*poseidon",
+    "shuffles",
+)
 EZKL_FITS = {
     "proving_key_bytes_a_row": (
         *("one", "columns", "extension", "columns*extension", "poseidon*extension"),
         *("tables*extension", "columns*tables*extension", "committed*extension"),
+        "shuffles*extension",
     ),
     "proof_bytes": (*EZKL_SIZES, "committed"),
     "verifier_bytes": (*EZKL_SIZES, "committed"),
@@ -284,13 +293,12 @@ def _serial(proofs: Iterable[dict[str, Any]], cores: int) -> float:
 
 
 def _proofs(result: dict[str, Any], engine_name: str) -> list[dict[str, Any]]:
-    """Return all proofs of an engine in the checked-in results of the same kind of machine."""
+    """Return all proofs of an engine in checked-in results of the same machine."""
     proofs = [p for c in result["circuits"] if c["engine"] == engine_name for p in c["proofs"]]
     if engine_name == "native":
         scaling = tables.read("native_scaling")
         return proofs + [p for model in scaling["models"] for p in model["proofs"]]
-    tuned = tables.read("ezkl_tuned")
-    return proofs + [p for m in tuned["models"] for p in m["sides"]["tuned"]["proofs"]]
+    return proofs + list(result["quieter_proofs"]["proofs"])
 
 
 def errors(result: dict[str, Any], engine_name: str) -> dict[str, float]:
@@ -325,7 +333,12 @@ def main() -> None:
             print(name, errors(result, name))
         return
     known = json.loads(arguments.out.read_text()) if arguments.out.exists() else None
-    result = known or {"benchmark": "cost_model", **environment.describe(), "circuits": []}
+    result = known or {
+        "benchmark": "cost_model",
+        **environment.describe(),
+        "circuits": [],
+        "quieter_proofs": {"engine": "ezkl", "proofs": []},
+    }
     done = {circuit["model"] for circuit in result["circuits"]}
     with ExitStack() as stack:
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zkserve-anvil-")))

@@ -40,6 +40,7 @@ _READ = "zkserve.preflight:read_samples"
 CALIBRATION = "calibration.npy"
 LOCK_NAME = "circuit.lock"
 _MAX_BATCH_ROWS = 1 << 20
+_EXTRAPOLATED = "No circuit of this kind and size was measured: the figures are extrapolated."
 _GIB = 1 << 30
 
 
@@ -213,6 +214,7 @@ class _Look:
         if estimate is not None:
             problems += self._misfits(estimate)
             warnings += _leaking(estimate)
+            warnings += [_EXTRAPOLATED] if estimate.extrapolated else []
             (problems if self.on_chain else warnings).extend(_oversize(estimate))
             if not problems:
                 batch = self._batch(name, mode, estimate)

@@ -48,6 +48,8 @@ class Estimate:
     gas: int
     verifier_bytes: int
     exact: tuple[str, ...]
+    extrapolated: bool
+    """Whether no circuit of this kind and size was measured."""
     objections: tuple[str, ...] = ()
     """Why the engine would refuse to make it all the same, a sentence each."""
     leak: LeakBudget | None = None

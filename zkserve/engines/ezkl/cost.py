@@ -20,12 +20,14 @@ from zkserve.engines.ezkl import leak
 from zkserve.types import LeakBudget, WeightsMode
 
 MODEL_FILE = Path(__file__).with_name("cost.json")
+MEASURED_LOGROWS = 17
 UNUSABLE_ROWS = 8
 """Rows at the end of each column that blind it."""
 _SRS_POINT_BYTES = 128
 _LEAST_DEGREE = 4
-_POSEIDON_DEGREE = 8
-_WIRED, _POSEIDON_WIRED = 3, 4
+_HIGH_DEGREE = 8
+"""Of circuits that hash, shuffle or look up what they computed."""
+_WIRED, _POSEIDON_WIRED, _SHUFFLE_WIRED = 3, 4, 3
 _YARDSTICK_ELEMENTS = 500
 _YARDSTICK_RUNS = 3
 
@@ -45,8 +47,10 @@ class Shape:
     """Unblinded columns that ``polycommit`` commits to."""
     constants: int
     """Columns of constants, of ``fixed`` weights among others."""
+    shuffles: int
+    """Columns of shuffles, by which largest values are found (max pooling)."""
     dynamic: int
-    """Dynamic lookups and shuffles: of gathers, sorts and the like."""
+    """Dynamic lookups, those of gathers."""
     einsum: bool
     """Whether sums of products are checked by challenges, as those of batches are."""
     instances: int
@@ -70,7 +74,8 @@ class Shape:
             poseidon=poseidon_rows > 0,
             committed_columns=sum(-(-size // usable) for size in sizes["polycommit"]),
             constants=leak.constant_columns(settings["total_const_size"], k),
-            dynamic=settings["num_dynamic_lookups"] + settings["num_shuffles"],
+            shuffles=-(-settings["total_shuffle_col_size"] // usable),
+            dynamic=settings["num_dynamic_lookups"],
             einsum=settings.get("einsum_params", {}).get("total_einsum_col_size", 0) > 0,
             instances=sum(math.prod(shape) for shape in settings["model_instance_shapes"])
             + sum(hashed),
@@ -79,7 +84,9 @@ class Shape:
     @property
     def permuted(self) -> int:
         """Columns whose cells are wired to others: each has a polynomial in the verifying key."""
-        return _WIRED * self.columns + self.constants + 1 + _POSEIDON_WIRED * self.poseidon
+        shuffled = max(self.shuffles, min(self.dynamic, 1))
+        plain = _WIRED * self.columns + self.constants + 1
+        return plain + _POSEIDON_WIRED * self.poseidon + _SHUFFLE_WIRED * shuffled
 
     @property
     def extension(self) -> int:
@@ -87,7 +94,8 @@ class Shape:
 
         Each column of work adds an input to the lookups' one constraint and so raises its degree.
         """
-        degree = max(self.columns + 1, _POSEIDON_DEGREE if self.poseidon else _LEAST_DEGREE)
+        high = self.poseidon or self.shuffles or self.dynamic
+        degree = max(self.columns + 1, _HIGH_DEGREE if high else _LEAST_DEGREE)
         return 1 << (degree - 1).bit_length()
 
     @property
@@ -109,6 +117,8 @@ class Shape:
             "columns*poseidon": columns * poseidon,
             "committed": self.committed_columns,
             "constants": self.constants,
+            "shuffles": self.shuffles,
+            "shuffles*extension": self.shuffles * extension,
             "dynamic": self.dynamic,
             "einsum": int(self.einsum),
             "columns*einsum": columns * self.einsum,
@@ -184,6 +194,7 @@ def estimate(
         gas=cost.size("raw_gas", terms) + cost.size("adapter_gas", terms),
         verifier_bytes=cost.size("verifier_bytes", terms),
         leak=budget,
+        extrapolated=bool(shape.dynamic or shape.einsum or shape.logrows > MEASURED_LOGROWS),
         exact=("rows", "k", "srs_bytes"),
         facts={
             "columns": shape.columns,

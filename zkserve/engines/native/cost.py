@@ -18,6 +18,7 @@ from zkserve.engines.native.protocol.curve import ORDER
 from zkserve.engines.native.protocol.description import Description
 
 MODEL_FILE = Path(__file__).with_name("cost.json")
+MEASURED_K = 18
 _YARDSTICK_POINTS = 2048
 _YARDSTICK_RUNS = 5
 _GENERATOR = (1).to_bytes(32, "big") + (2).to_bytes(32, "big")
@@ -99,6 +100,7 @@ def estimate(
         proof_bytes=description.proof_bytes(hidden=hidden),
         gas=cost.size("gas", found),
         verifier_bytes=cost.size("verifier_bytes", found),
+        extrapolated=h.k > MEASURED_K,
         exact=("rows", "k", "verifying_key_bytes", "srs_bytes", "proof_bytes"),
         facts={
             "weight_tiles": h.weight_tiles,
