@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -9,15 +10,26 @@ from pathlib import Path
 import pytest
 
 from tests.chain.anvil_node import account
-from tests.chain.world import OWNER, PRICE_WEI, RecordedEngine, World, recorded
+from tests.chain.world import (
+    CONTRACTS,
+    OWNER,
+    PRICE_WEI,
+    SOLC,
+    RecordedEngine,
+    World,
+    recorded,
+)
 from zkserve import outbox
-from zkserve.chain.adapter import Adapter
+from zkserve.chain.adapter import Adapter, AdapterTerms
 from zkserve.chain.contracts import Market, Registry, RequestStatus
-from zkserve.chain.deploy import Ledger, deploy
+from zkserve.chain.deploy import Ledger, deploy, deploy_verifier
+from zkserve.chain.evm import compile_verifier
 from zkserve.chain.interfaces import interface
 from zkserve.encoding import FIELD_MODULUS, bytes32, hex_bytes
 from zkserve.errors import ChainError, InvalidInput, NotFound, ProofInvalid, TransactionReverted
-from zkserve.types import Claim
+from zkserve.types import Claim, WeightsMode
+
+FIXTURES = CONTRACTS / "test/fixtures"
 
 pytestmark = pytest.mark.chain
 
@@ -169,6 +181,40 @@ def test_code_of_ours_is_told_from_other_code(world: World) -> None:
     adapter = world.chain.code(world.verifier)
     assert interface("EzklVerifier").is_code(adapter), "whatever its immutables are"
     assert not interface("EzklVerifier").is_code(code)
+
+
+@pytest.mark.parametrize("mode", ["fixed", "polycommit"])
+def test_adapters_of_leaking_weights_hold_proofs_to_them(world: World, mode: str) -> None:
+    """Real proofs of two models of one architecture, on a chain, by the terms that Python reads."""
+    found = json.loads((FIXTURES / f"ezkl_{mode}.json").read_text())
+    terms = AdapterTerms(
+        circuit_id="0x" + "ab" * 32,
+        weights=found["first"]["weights"],
+        weights_mode=WeightsMode(mode),
+        weights_points=found["weights_points"],
+        committed_input=mode == "fixed",
+        input_count=found["input_count"],
+        output_count=found["output_count"],
+        proof_bytes=found["proof_size_bytes"],
+    )
+    source = (FIXTURES / f"Ezkl{mode.capitalize()}Patched.sol").read_text()
+    create = partial(World._create, world.node, world.chain)
+    raw = compile_verifier(source, SOLC).creation
+    adapter = Adapter(world.chain, deploy_verifier(world.chain, create, raw, terms))
+    assert adapter.terms() == terms
+
+    def shown(case: str) -> tuple[Claim, bytes]:
+        claim = Claim(
+            circuit_id=terms.circuit_id,
+            weights=terms.weights,
+            input=hex_bytes(found[case]["input"]),
+            outputs=tuple(int(value) for value in found[case]["outputs"]),
+        )
+        return claim, hex_bytes(found[case]["proof"])
+
+    adapter.verify(*shown("first"))
+    with pytest.raises(ProofInvalid):
+        adapter.verify(*shown("other_weights"))
 
 
 def test_creating_what_is_not_ours_is_noticed(world: World) -> None:
