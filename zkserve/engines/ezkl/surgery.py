@@ -108,5 +108,5 @@ def check_same(
             "The model's answers on calibration samples are not finite, or change when its inputs "
             "are joined into one tensor"
             + (f" and {batch} samples into one batch." if batch > 1 else "."),
-            remedy="Leave the option batch out." if batch > 1 else "",
+            remedy="Leave the option batch out." if batch > 1 else None,
         )
