@@ -22,8 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import environment, models, onchain, steps, tables
-from benchmarks.vs_plain_ezkl import (
-    OPTIONS,
+from benchmarks.ezkl_tuned import (
     STEPS,
     VERIFY_RUNS,
     Cost,
@@ -62,16 +61,11 @@ class Tuning:
     search: Mapping[str, list[int]]
 
 
-def _small(name: str) -> Tuning:
-    found = OPTIONS[name]
+def _small(scale: int) -> Tuning:
     return Tuning(
         weights="hashed",
-        run_args={
-            "decomp_base": found["decomp_base"],
-            "decomp_legs": found["decomp_legs"],
-            "num_inner_cols": found["inner_cols"],
-        },
-        search={"scales": [found["scale"]], "scale_rebase_multiplier": [1]},
+        run_args={"decomp_base": 1024, "decomp_legs": 4, "num_inner_cols": 1},
+        search={"scales": [scale], "scale_rebase_multiplier": [1]},
     )
 
 
@@ -81,7 +75,7 @@ _LARGE = Tuning(
     search={"scales": [8], "scale_rebase_multiplier": [2]},
 )
 TUNED: Mapping[str, Tuning] = MappingProxyType(
-    {name: _small(name) for name in OPTIONS}
+    {"breast_cancer": _small(16), "digits_cnn": _small(12)}
     | dict.fromkeys(("lenet_mnist", "cnn_264k", "dense_4m"), _LARGE)
 )
 

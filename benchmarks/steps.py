@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import ezkl
-import numpy as np
 
 from zkserve.engines.ezkl import steps
 
@@ -37,6 +36,8 @@ def compile_plain(
     ``run_args`` go into ``PyRunArgs`` and ``search`` to ``calibrate_settings``.
     """
     at = Path(folder)
+    import numpy as np  # late: neither side's prover should pay for it
+
     network, settings = str(at / MODEL), str(at / SETTINGS)
     arguments = ezkl.PyRunArgs()
     arguments.input_visibility = input_visibility
@@ -83,6 +84,8 @@ async def _create_verifier(at: Path, source: Path, srs: str) -> None:
 def predict_plain(*, folder: str, samples: str, outputs: str) -> list[int]:
     """Write the circuit's dequantised outputs, NaN where it fails; return the rows that fail."""
     at = Path(folder)
+    import numpy as np  # late, as above
+
     settings = json.loads((at / SETTINGS).read_text())
     (scale,) = settings["model_output_scales"]
     low, high = settings["run_args"]["lookup_range"]
@@ -124,11 +127,6 @@ def time_plain_verify(*, folder: str, srs: str, runs: int) -> list[float]:
     """Return milliseconds of each verification of the last proof, in one warm process."""
     at = Path(folder)
     return [milliseconds(lambda: _verify_plain(at, srs)) for _ in range(runs)]
-
-
-def time_engine_verify(*, runs: int, **arguments: Any) -> list[float]:
-    """Return milliseconds of each run of the engine's own verification step, likewise warm."""
-    return [milliseconds(lambda: steps.verify(**arguments)) for _ in range(runs)]
 
 
 def _witness(at: Path, sample: list[float]) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 README = HERE / "README.md"
-WAYS = {"zkserve": "zkserve", "plain_ezkl": "plain ezkl"}
 NATIVE_WAYS = {"native": "native", "ezkl": "ezkl"}
 LIBRARIES = {
     "_core": "zkserve, any x86-64",
@@ -27,45 +26,71 @@ FIELD_OPERATIONS = {
 }
 
 
-def vs_plain_ezkl(result: dict[str, Any]) -> str:
-    """Return the comparison as Markdown, a column for each way to prove each model."""
-    columns = [
-        (f"{model['model']}, {title}", model, model["configurations"][way])
-        for model in result["models"]
-        for way, title in WAYS.items()
-    ]
-    rows: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
-        ("prove, s", lambda c: _spread([p["prove_s"] for p in c["proofs"]], 2)),
-        ("prove, CPU-s", lambda c: _spread([p["cpu_s"] for p in c["proofs"]], 2)),
-        ("prove, peak RSS, MB", lambda c: _middle(p["peak_rss_bytes"] / 1e6 for p in c["proofs"])),
-        ("machine's load before it", lambda c: _spread([p["load_before"] for p in c["proofs"]], 1)),
-        ("compile and calibrate, s (once)", lambda c: f"{c['compile_s']:.1f}"),
-        ("set up, s (once)", lambda c: f"{c['setup_s']:.1f}"),
-        ("proving key, MB", lambda c: f"{c['pk_bytes'] / 1e6:.1f}"),
-        ("verifying key, bytes", lambda c: f"{c['vk_bytes']:,}"),
-        ("proof, bytes", lambda c: f"{c['proof_bytes']:,}"),
-        ("verify, ms", lambda c: _spread(c["verify_ms"], 1)),
-        ("log2 rows", lambda c: str(c["settings"]["logrows"])),
+def ezkl_tuned(result: dict[str, Any]) -> str:
+    """Return tuned circuits beside default ones as Markdown, a row for each way and model."""
+    columns: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
+        ("prove, s", lambda s: _spread_of(s["proofs"], "prove_s", 2)),
+        ("CPU-s", lambda s: _spread_of(s["proofs"], "cpu_s", 2)),
+        ("peak RSS, MB", lambda s: f"{side_figures(s)['peak_rss_mb']:.0f}"),
+        ("key, MB", lambda s: f"{s['pk_bytes'] / 1e6:.1f}"),
+        ("proof, bytes", lambda s: f"{s['proof_bytes']:,}"),
+        ("gas", lambda s: f"{side_figures(s)['gas']:,}"),
+        ("code, bytes", lambda s: f"{s['gas']['code_bytes']:,}"),
+        ("cells", lambda s: f"{s['settings']['cells']:,}"),
+        ("rows to hash", lambda s: f"{s['settings']['hash_rows']:,}"),
+        ("log2 rows", lambda s: str(s["settings"]["logrows"])),
         ("columns × base ^ digits", _shape),
-        ("input scale, bits", lambda c: str(c["settings"]["input_scale"])),
-        ("max. difference from the float model", lambda c: f"{c['agreement']['max_abs']:.2g}"),
-        ("accuracy, float model", lambda c: _percent(c["agreement"]["float_accuracy"])),
-        ("accuracy, circuit", lambda c: _percent(c["agreement"]["circuit_accuracy"])),
-        ("held-out samples it cannot compute", _failed),
-        ("gas, verify on chain (zkserve: by its adapter)", _gas),
-        ("gas, raw verifier alone", lambda c: _amount(c, "verify_raw_gas")),
-        ("gas, deploying (zkserve: adapter too)", lambda c: _amount(c, "deploy_gas")),
-        ("verifier's code, bytes", lambda c: _amount(c, "code_bytes")),
+        ("scales, rebase", _numbers),
+        ("max. difference", lambda s: f"{s['agreement']['max_abs']:.2g}"),
+        ("accuracy", lambda s: _percent(s["agreement"]["circuit_accuracy"])),
+        ("search, s", lambda s: _cell((s["search"] or {}).get("search_s"), ".0f")),
+        ("load", lambda s: _spread_of(s["proofs"], "load_before", 1)),
     ]
     lines = [
-        "| | " + " | ".join(title for title, _, _ in columns) + " |",
-        "| --- |" + " ---: |" * len(columns),
-        "| runs | " + " | ".join(str(model["runs"]) for _, model, _ in columns) + " |",
+        "| model, weights | | CPU-s, of default | " + " | ".join(t for t, _ in columns) + " |",
+        "| --- | --- | ---: |" + " ---: |" * len(columns),
     ]
-    for title, cell in rows:
-        cells = " | ".join(cell(configuration) for _, _, configuration in columns)
-        lines.append(f"| {title} | {cells} |")
+    for model in result["models"]:
+        for name, side in model["sides"].items():
+            title = f"{name} of {side['batch']}" if side["batch"] > 1 else name
+            cells = " | ".join(cell(side) for _, cell in columns)
+            lines.append(
+                f"| {model['model']}, {model['weights']} | {title} | {_share(model, name)} "
+                f"| {cells} |"
+            )
     return "\n".join([*lines, "", _measured_on(result)])
+
+
+def side_figures(side: dict[str, Any]) -> dict[str, Any]:
+    """Return the headline figures of one way to prove: medians, of a whole proof."""
+    proofs = side["proofs"]
+    return {
+        "prove_s": median(proof["prove_s"] for proof in proofs),
+        "prove_cpu_s": median(proof["cpu_s"] for proof in proofs),
+        "peak_rss_mb": median(proof["peak_rss_bytes"] for proof in proofs) / 1e6,
+        "pk_bytes": side["pk_bytes"],
+        "gas": side["gas"]["verify_raw_gas"],
+        "weights_mode": side["weights_mode"],
+        "agreement_max_abs": side["agreement"]["max_abs"],
+        "accuracy": side["agreement"]["circuit_accuracy"],
+    }
+
+
+def _share(model: dict[str, Any], name: str) -> str:
+    """Return a prediction's CPU seconds by those of the default; a batch's by the single's too."""
+    each = {
+        way: side_figures(side)["prove_cpu_s"] / side["batch"]
+        for way, side in model["sides"].items()
+    }
+    if name == "default":
+        return "1"
+    share = f"1 / {each['default'] / each[name]:.1f}"
+    return f"{share}; {each[name] / each['tuned']:.2f} of tuned" if name == "batch" else share
+
+
+def _numbers(side: dict[str, Any]) -> str:
+    s = side["settings"]
+    return f"{s['input_scale']}, {s['param_scale']}, {s['scale_rebase_multiplier']}"
 
 
 def service_overhead(result: dict[str, Any]) -> str:
@@ -222,7 +247,7 @@ def native_kernels(result: dict[str, Any]) -> str:
 
 
 TABLES = {
-    "vs_plain_ezkl": vs_plain_ezkl,
+    "ezkl_tuned": ezkl_tuned,
     "service_overhead": service_overhead,
     "native_vs_ezkl": native_vs_ezkl,
     "native_scaling": native_scaling,
@@ -265,7 +290,8 @@ def merge(path: Path, result: dict[str, Any]) -> None:
         same = ("benchmark", "hardware", "software", "hardfork")
         if any(before.get(key) != result.get(key) for key in same):
             raise ValueError(f"{path} was measured on another machine: remove it first")
-        named = {model["model"]: model for model in (*before["models"], *result["models"])}
+        both = (*before["models"], *result["models"])
+        named = {(model["model"], model.get("weights")): model for model in both}
         result = result | {"models": list(named.values())}
     path.write_text(json.dumps(result, indent=2) + "\n")
 
@@ -312,18 +338,3 @@ def _percent(share: float | None) -> str:
 def _shape(configuration: dict[str, Any]) -> str:
     s = configuration["settings"]
     return f"{s['num_inner_cols']} × {s['decomp_base']} ^ {s['decomp_legs']}"
-
-
-def _failed(configuration: dict[str, Any]) -> str:
-    agreement = configuration["agreement"]
-    return f"{agreement['failed']} of {agreement['samples']}"
-
-
-def _gas(configuration: dict[str, Any]) -> str:
-    gas = configuration["gas"]
-    return "–" if gas is None else f"{gas.get('verify_gas', gas['verify_raw_gas']):,}"
-
-
-def _amount(configuration: dict[str, Any], name: str) -> str:
-    gas = configuration["gas"]
-    return "–" if gas is None else f"{gas[name]:,}"

@@ -94,6 +94,51 @@ def test_what_an_engine_cannot_do_is_null_with_a_reason() -> None:
     assert figures["reason"] == "too large"
 
 
+def side(**changes: Any) -> dict[str, Any]:
+    proofs = [
+        {"prove_s": s, "cpu_s": 2 * s, "peak_rss_bytes": 50_000_000, "load_before": 0.1}
+        for s in (0.3, 0.9, 0.2)
+    ]
+    return {
+        "proofs": proofs,
+        "agreement": {"max_abs": 0.01, "circuit_accuracy": 0.97},
+        "pk_bytes": 3848,
+        "gas": {"verify_raw_gas": 321_225, "code_bytes": 9},
+        "weights_mode": "fixed",
+        "batch": 1,
+    } | changes
+
+
+def test_figures_of_a_side_are_the_promised_ones() -> None:
+    assert tables.side_figures(side()) == {
+        "prove_s": 0.3,
+        "prove_cpu_s": 0.6,
+        "peak_rss_mb": 50.0,
+        "pk_bytes": 3848,
+        "gas": 321_225,
+        "weights_mode": "fixed",
+        "agreement_max_abs": 0.01,
+        "accuracy": 0.97,
+    }
+
+
+def test_a_batch_is_priced_by_the_prediction() -> None:
+    slow = [{"prove_s": 9.0, "cpu_s": 12.0, "peak_rss_bytes": 1, "load_before": 0.1}]
+    model = {"sides": {"tuned": side(), "default": side(proofs=slow)}}
+    model["sides"]["batch"] = side(proofs=slow, batch=8)
+    assert tables._share(model, "default") == "1"
+    assert tables._share(model, "tuned") == "1 / 20.0"
+    assert tables._share(model, "batch") == "1 / 8.0; 2.50 of tuned"
+
+
+def test_results_of_one_model_in_two_weights_modes_are_two(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    for weights in ("fixed", "hashed", "fixed"):
+        tables.merge(path, {"models": [{"model": "a", "weights": weights}]})
+    models = json.loads(path.read_text())["models"]
+    assert [model["weights"] for model in models] == ["fixed", "hashed"]
+
+
 def test_merging_keeps_other_models_and_refuses_another_machine(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     result = {"benchmark": "b", "hardware": {"cores": 2}, "software": {}, "date": "2026-01-01"}
