@@ -6,13 +6,12 @@ import anyio
 import uvicorn
 from fastapi import APIRouter, FastAPI, Response
 
-from zkserve import __version__, log
+from zkserve import __version__
 from zkserve.api import circuits, inference, models, preflights, problems, proofs, requests
 from zkserve.api.metrics import Metrics
 from zkserve.api.middleware import Edge
 from zkserve.api.problems import BodyLimit
 from zkserve.api.service import PreflightTerms, Service, ServiceDep
-from zkserve.engines import sandbox
 from zkserve.engines.base import Limits
 from zkserve.node import Node
 from zkserve.settings import Settings
@@ -113,7 +112,6 @@ def serve(settings: Settings) -> None:
             ),
         ),
     )
-    log.get("api").info("api_started", sandbox=str(sandbox.in_force()))
     uvicorn.run(
         app,
         host=settings.host,

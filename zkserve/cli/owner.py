@@ -260,10 +260,12 @@ def serve(as_json: JsonErrorsFlag = False) -> None:
     Example: `ZKSERVE_PORT=8080 zkserve serve`
     """
     from zkserve import api
+    from zkserve.engines import sandbox
 
     del as_json
     settings = read_settings()
     log.configure(settings.log_level)
+    log.get("api").info("api_starting", sandbox=str(sandbox.in_force()))
     api.serve(settings)
 
 
