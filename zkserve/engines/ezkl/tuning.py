@@ -83,9 +83,17 @@ class Layout:
     price: Price
 
     @property
-    def rank(self) -> tuple[float, int, int]:
-        """What sorts the cheapest first: time, then code, then cells."""
-        return (self.price.prove_cpu_s, self.price.verifier_bytes, self.cells)
+    def rank(self) -> tuple[float, int, int, int]:
+        """What sorts the cheapest first: time, then code, then fewer blocks, then cells.
+
+        As many columns cost less in one block, which needs one set of selectors.
+        """
+        return (
+            self.price.prove_cpu_s,
+            self.price.verifier_bytes,
+            -self.inner_cols,
+            self.cells,
+        )
 
     def options(self, numbers: Numbers) -> dict[str, int]:
         """Return the engine's options."""
