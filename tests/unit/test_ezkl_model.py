@@ -232,6 +232,25 @@ def test_a_refusal_crosses_from_the_child(tmp_path: Path):
         )
 
 
+def test_a_model_that_only_the_native_engine_proves_has_float_answers(tmp_path: Path):
+    nodes = [helper.make_node("Gelu", ["x"], ["h"]), helper.make_node("Div", ["h", "two"], ["y"])]
+    model = save(
+        graph(nodes, [value("x", [1, 2])], [value("y", [1, 2])], [constant("two", 2, np.float32)]),
+        tmp_path / "m.onnx",
+        opset=20,
+    )
+    samples, outputs = tmp_path / "s.npy", tmp_path / "o.npy"
+    np.save(samples, np.array([[0, 10]], dtype=np.float32))
+    run_child(
+        "zkserve.engines.onnx_model:float_outputs",
+        limits=Limits(time_s=60, memory_bytes=1 << 30),
+        model=str(model),
+        samples=str(samples),
+        outputs=str(outputs),
+    )
+    np.testing.assert_allclose(np.load(outputs), [[0, 5]], atol=1e-6)
+
+
 def plan(**options: object) -> CircuitPlan:
     return CircuitPlan(
         input_mode=InputMode.COMMITTED, weights_mode=WeightsMode.HASHED, options=options
