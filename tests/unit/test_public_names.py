@@ -77,6 +77,7 @@ CODES = {
     "transaction-reverted",
     "unavailable",
     "unprofitable",
+    "leak-budget-spent",
 }
 
 
@@ -169,6 +170,7 @@ DOMAIN = {
         "parameters",
         "facts",
         "agreement",
+        "leak",
     ],
 }
 
