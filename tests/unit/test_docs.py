@@ -86,7 +86,8 @@ def test_commands_that_are_named_exist(page: Path):
     code = " ; ".join(re.findall(r"`([^`\n]+)`", page.read_text()))
     shell = "\n".join(re.findall(r"^```bash.*?\n(.*?)^```", page.read_text(), re.M | re.S))
     named = re.findall(
-        r"(?:^|[\s;(/])zkserve ((?:db|keys|chain|jobs|srs|storage) [\w-]+|[a-z]+)", f"{code}\n{shell}"
+        r"(?:^|[\s;(/])zkserve ((?:db|keys|chain|jobs|srs|storage) [\w-]+|[a-z]+)",
+        f"{code}\n{shell}",
     )
     assert {f"zkserve {words}" for words in named} <= COMMANDS
 
