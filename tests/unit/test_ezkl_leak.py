@@ -11,13 +11,20 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.models import save, tiny_onnx
 from zkserve.engines.base import CircuitPlan
-from zkserve.engines.ezkl.leak import bits_per_proof, budget, constant_columns, secret_bits
+from zkserve.engines.ezkl.leak import (
+    bits_per_proof,
+    budget,
+    constant_columns,
+    digit_bits_per_proof,
+    secret_bits,
+)
 from zkserve.engines.ezkl.options import Options
 from zkserve.engines.ezkl.settings import Settings
 from zkserve.engines.weights import digests as digests_of
 from zkserve.errors import EngineFailed, RecipeInvalid
 from zkserve.types import InputMode, LeakBudget, Scale, WeightsMode
 
+FIXTURES = Path(__file__).parents[2] / "contracts/test/fixtures"
 SETTINGS = Settings(
     input_mode=InputMode.PUBLIC,
     weights_mode=WeightsMode.FIXED,
@@ -49,6 +56,13 @@ def test_committed_weights_are_revealed_by_their_own_columns_only():
 
 def test_hashed_weights_are_not_revealed():
     assert bits_per_proof(replace(SETTINGS, weights_mode=WeightsMode.HASHED), SOURCE, 0) == 0
+
+
+def test_counts_of_digits_are_revealed_in_every_mode():
+    source = (FIXTURES / "EzklCommittedRaw.sol").read_text()
+    counted = source.count("rhs := addmod(rhs, sub(R, mulmod(calldataload(")
+    assert digit_bits_per_proof(source) == 254 * counted > 0
+    assert digit_bits_per_proof("contract Other {}") == 0
 
 
 @pytest.mark.parametrize(

@@ -275,6 +275,7 @@ class EzklEngine:
         )
         output = TensorSpec(name=plan["output"]["name"], shape=tuple(plan["output"]["shape"]))
         pins = {name: sha256_file(path) for name, path in sorted(files.items())}
+        source = files["verifier_source"].read_text()
         points, budget = 0, None
         if settings.weights_mode is WeightsMode.HASHED:
             weights = hashed_weights(
@@ -290,7 +291,6 @@ class EzklEngine:
             points = self._weights_points(files, opening.elements, proof, limits)
             weights = polycommit_weights(proof, points)
         if settings.weights_mode.leaks:
-            source = files["verifier_source"].read_text()
             budget = leak.budget(
                 bits_per_proof=leak.bits_per_proof(settings, source, points),
                 secret_bits=plan["secret_bits"],
@@ -322,6 +322,7 @@ class EzklEngine:
             },
             facts={
                 "logrows": settings.logrows,
+                "digit_bits_per_proof": leak.digit_bits_per_proof(source),
                 "pk_bytes": files["proving_key"].stat().st_size,
                 "vk_bytes": files["verifying_key"].stat().st_size,
                 "setup_s": round(keys.wall_s, 3),
@@ -471,10 +472,12 @@ class EzklEngine:
     def caveats(self, bundle: Bundle) -> tuple[str, ...]:
         """Return what a proof of ezkl does not show; see :meth:`Engine.caveats`."""
         manifest = bundle.manifest
+        digit_bits = leak.digit_bits_per_proof(self.export_verifier(bundle))
         lines = [
-            "Proofs of ezkl are not zero-knowledge: whatever the weights mode, each reveals "
-            "something of how often each digit occurs in its input and in what is computed from "
-            "it; where inputs are known, weights can be told from that (docs/weights-leak.md)."
+            "Proofs of ezkl are not zero-knowledge: whatever the weights mode, each reveals, here "
+            f"up to {digit_bits} bits, how often each digit occurs in its input and in what is "
+            "computed from it; where inputs are known, weights can be told from that "
+            "(docs/weights-leak.md)."
         ]
         if not manifest.development_srs:
             lines.append(

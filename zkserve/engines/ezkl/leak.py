@@ -30,6 +30,7 @@ DEFAULT_FRACTION = 0.25
 MAX_FRACTION = 0.5
 _UNUSABLE_ROWS = 6
 """Rows at the end of a column that ezkl keeps clear when it counts the columns it needs."""
+_COUNTED = re.compile(r"rhs := addmod\(rhs, sub\(R, mulmod\(calldataload\(0x\w+\), tmp")
 _PERMUTED = re.compile(r"// permutation_comms\[\d+\]\.x$", re.MULTILINE)
 
 
@@ -46,6 +47,16 @@ def bits_per_proof(settings: Settings, verifier_source: str, weights_points: int
             raise EngineFailed("The generated verifier names no permutation polynomials.")
         return FIELD_BITS * (constant_columns(settings.constants, settings.logrows) + permuted)
     return FIELD_BITS * weights_points if settings.weights_mode.leaks else 0
+
+
+def digit_bits_per_proof(verifier_source: str) -> int:
+    """Return the bits that one proof reveals at most of how often digits occur in its witness.
+
+    ezkl blinds those counts in no weights mode. 254 for each lookup argument, whose counts are
+    opened at one point. They are about inputs and weights together, so no budget of the weights
+    counts them: see ``docs/weights-leak.md``.
+    """
+    return FIELD_BITS * len(_COUNTED.findall(verifier_source))
 
 
 def constant_columns(constants: int, logrows: int) -> int:
