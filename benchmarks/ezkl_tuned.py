@@ -29,8 +29,7 @@ from zkserve.engines import engine
 from zkserve.engines.agreement import join_samples
 from zkserve.engines.base import CircuitPlan, FloatArray, Limits, Progress, Srs
 from zkserve.engines.child import Answer, run_child
-from zkserve.engines.ezkl import engine as ezkl_engine
-from zkserve.engines.ezkl import tuning
+from zkserve.engines.ezkl import building, children, tuning
 from zkserve.engines.ezkl.claims import to_instances
 from zkserve.engines.sandbox import Reach
 from zkserve.engines.srs import load_srs
@@ -259,7 +258,7 @@ class Default:
         return run_child(
             STEPS + step,
             limits=LIMITS,
-            niceness=ezkl_engine.HEAVY_NICENESS,
+            niceness=children.HEAVY_NICENESS,
             folder=str(self._folder),
             **arguments,
         )
@@ -301,7 +300,7 @@ def development_srs(folder: Path, log_size: int) -> Srs:
 
 def calibration_samples(samples: FloatArray) -> FloatArray:
     """Return the samples that zkserve's engine would take too."""
-    return samples[tuning.spread(len(samples), ezkl_engine.CALIBRATION_SAMPLES)]
+    return samples[tuning.spread(len(samples), building.CALIBRATION_SAMPLES)]
 
 
 def chosen(settings: dict[str, Any]) -> dict[str, Any]:

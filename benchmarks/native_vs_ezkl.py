@@ -35,7 +35,7 @@ from benchmarks.ezkl_tuned import (
 from zkserve.engines.agreement import measure_agreement
 from zkserve.engines.base import Bundle, CircuitPlan, FloatArray, Limits, Progress, Proof
 from zkserve.engines.child import Answer, run_child
-from zkserve.engines.ezkl.engine import HEAVY_NICENESS
+from zkserve.engines.ezkl.children import HEAVY_NICENESS
 from zkserve.engines.native.engine import NativeEngine
 from zkserve.errors import ChildKilled, ChildTimeout, EngineFailed
 from zkserve.types import Claim, InputMode, WeightsMode

@@ -21,8 +21,8 @@ from zkserve.engines.agreement import measure_agreement
 from zkserve.engines.base import Bundle, CircuitPlan, FloatArray, Limits, Srs
 from zkserve.engines.child import Child, run_child
 from zkserve.engines.ezkl import EzklEngine
+from zkserve.engines.ezkl.children import STEPS
 from zkserve.engines.ezkl.claims import to_instances
-from zkserve.engines.ezkl.engine import STEPS
 from zkserve.engines.srs import load_srs
 from zkserve.errors import (
     BundleMismatch,

@@ -13,6 +13,7 @@ from zkserve.encoding import circuit_id, identified
 from zkserve.engines.base import Bundle, FloatArray
 from zkserve.engines.child import run_child
 from zkserve.engines.ezkl import EzklEngine
+from zkserve.engines.ezkl.children import STEPS
 from zkserve.engines.ezkl.claims import (
     POINT_BYTES,
     fixed_weights,
@@ -20,7 +21,6 @@ from zkserve.engines.ezkl.claims import (
     polycommit_weights,
     salt_shape,
 )
-from zkserve.engines.ezkl.engine import STEPS
 from zkserve.engines.ezkl.inputs import Opening
 from zkserve.errors import BundleMismatch, ProofInvalid
 from zkserve.types import InputMode, WeightsMode

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import secrets
-import shutil
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,12 +13,9 @@ from typing import Any
 import numpy as np
 
 from zkserve.encoding import (
-    canonical_json,
     circuit_id,
-    identified,
     sha256_file,
 )
-from zkserve.engines.agreement import join_samples
 from zkserve.engines.base import (
     NO_CONTEXT,
     Bundle,
@@ -33,21 +28,17 @@ from zkserve.engines.base import (
     Proof,
     Srs,
 )
-from zkserve.engines.child import Answer, Child, never_cancelled, no_progress, run_child
+from zkserve.engines.child import Child, never_cancelled, no_progress, run_child
 from zkserve.engines.cost import Estimate
-from zkserve.engines.ezkl import leak
+from zkserve.engines.ezkl import building, children, leak
 from zkserve.engines.ezkl.claims import (
-    POINT_BYTES,
     check_batch,
     check_length,
     check_weights,
     decode_opening,
-    fixed_weights,
     from_instances,
-    hashed_weights,
     input_size,
     parameter,
-    polycommit_weights,
     salt_shape,
     to_instances,
 )
@@ -58,33 +49,13 @@ from zkserve.engines.sandbox import Reach
 from zkserve.engines.srs import load_srs, mark_development
 from zkserve.errors import (
     BundleMismatch,
-    EngineFailed,
     InvalidInput,
     ModelRejected,
     ProofInvalid,
 )
-from zkserve.types import CircuitManifest, Claim, InputMode, Scale, TensorSpec, WeightsMode
+from zkserve.types import CircuitManifest, Claim, InputMode, Scale, WeightsMode
 
-STEPS = "zkserve.engines.ezkl.steps:"
-COMPILING = "zkserve.engines.ezkl.compiling:"
-PREVIEW = "zkserve.engines.ezkl.preview:"
-HEAVY_NICENESS = 5
-CALIBRATION_SAMPLES = 200
 PREDICT_LIMITS = Limits(time_s=30.0, memory_bytes=4 << 30)
-FILES = {
-    "settings": "settings.json",
-    "compiled": "model.compiled",
-    "verifying_key": "vk.key",
-    "proving_key": "pk.key",
-    "verifier_srs": "verifier.srs",
-    "model": "model.onnx",
-    "verifier_source": "Verifier.sol",
-}
-"""Artifact names and their files in a compiled folder; ``srs`` lies where the caller keeps it."""
-PUBLIC = frozenset({"settings", "verifying_key", "verifier_srs", "verifier_source"})
-"""What verifying needs. The SRS is public too, but large and needed for proving only."""
-PLAN = "plan.json"
-SAMPLES = "calibration.npy"
 VERIFY_LIMITS = Limits(time_s=120.0, memory_bytes=4 << 30)
 _DEFAULT_LIMITS = Limits()
 
@@ -106,7 +77,7 @@ class EzklEngine:
         """Return what the checks before compiling say; see :meth:`Engine.unsupported`."""
         try:
             run_child(
-                COMPILING + "check_model",
+                children.COMPILING + "check_model",
                 limits=limits,
                 reach=Reach(readable=(model.resolve(),)),
                 model=str(model.resolve()),
@@ -129,9 +100,9 @@ class EzklEngine:
         bound = options.decomp_base**options.decomp_legs
         read = [path.resolve() for path in (model, calibration) if path is not None]
         answer = run_child(
-            PREVIEW + "estimate",
+            children.PREVIEW + "estimate",
             limits=limits,
-            niceness=HEAVY_NICENESS,
+            niceness=children.HEAVY_NICENESS,
             reach=Reach(readable=tuple(read)),
             model=str(read[0]),
             calibration=str(read[1]) if len(read) > 1 else None,
@@ -165,72 +136,24 @@ class EzklEngine:
     ) -> int:
         """Compile an untrusted ONNX file into ``out``; see :meth:`Engine.compile`."""
         options = Options.of(plan)
-        if calibration.ndim != 2 or not len(calibration) or not np.isfinite(calibration).all():
-            raise InvalidInput(
-                f"Calibration samples have shape {calibration.shape}; expected finite numbers of "
-                "shape (samples, elements), at least one sample."
-            )
-        committed = plan.input_mode is InputMode.COMMITTED
-        bound = options.decomp_base**options.decomp_legs
-        salt = SaltShape.within(bound) if committed else NO_SALT
-        chosen = np.linspace(0, len(calibration) - 1, CALIBRATION_SAMPLES).astype(int)
-        samples = calibration[np.unique(chosen)].astype(np.float32)
-        out.mkdir(mode=0o700, parents=True, exist_ok=True)
-        shutil.copyfile(model, out / FILES["model"])
-        np.save(out / SAMPLES, samples)
-        tensors: dict[str, Any] = run_child(
-            COMPILING + "compile_model",
+        return building.compile_circuit(
+            model,
+            plan,
+            options,
+            calibration,
+            out,
             limits=limits,
-            niceness=HEAVY_NICENESS,
-            reach=Reach(writable=(out.resolve(),)),
             progress=progress,
             cancelled=cancelled,
-            model=str((out / FILES["model"]).resolve()),
-            calibration=str((out / SAMPLES).resolve()),
-            out=str(out.resolve()),
-            run_args=options.run_args(plan.input_mode, plan.weights_mode),
-            salt_count=salt.count,
-            lookup_margin=options.lookup_margin,
-            max_logrows=options.max_logrows,
-            logrows=options.logrows,
-            lookup_range=(options.lookup_low, options.lookup_high),
-            batch=options.batch,
-        ).value
-        (out / SAMPLES).unlink()
-        settings = Settings.read(out / FILES["settings"])
-        found = (settings.input_mode, settings.weights_mode, settings.input_scale)
-        if found != (plan.input_mode, plan.weights_mode, options.input_shift):
-            raise EngineFailed("ezkl compiled with other modes or another scale than was asked.")
-        # One batch of calibration samples stays in the folder: setup proves it to try the keys out.
-        first = samples[np.resize(np.arange(len(samples)), options.batch)]
-        probe = Opening(
-            values=quantise(
-                join_samples(_specs(tensors["inputs"]), first),
-                size=first.size,
-                scale=settings.input_scale,
-                bound=bound,
-            ),
-            salt=tuple(salt.elements(secrets.token_bytes(32))),
-            scale=settings.input_scale,
         )
-        (out / PLAN).write_bytes(
-            canonical_json(
-                tensors
-                | {
-                    "salt": [salt.count, salt.bits],
-                    "probe": probe.encode().decode(),
-                    "batch": options.batch,
-                    "leak_fraction": options.leak_fraction,
-                }
-            )
-        )
-        return settings.logrows
 
     def development_srs(self, log_size: int, out: Path, *, limits: Limits = _DEFAULT_LIMITS) -> Srs:
         """Make and mark a development SRS, the file ``out``; see the protocol."""
         out.parent.mkdir(parents=True, exist_ok=True)
         made = out.with_name(out.name + ".part")
-        run_child(STEPS + "make_srs", limits=limits, log_size=log_size, out=str(made.resolve()))
+        run_child(
+            children.STEPS + "make_srs", limits=limits, log_size=log_size, out=str(made.resolve())
+        )
         mark_development(out)
         made.replace(out)
         return load_srs(out, sha256=None, production=False)
@@ -245,123 +168,14 @@ class EzklEngine:
         cancelled: Cancelled = never_cancelled,
     ) -> Bundle:
         """Make the keys, prove one sample with them, and pin it all; see :meth:`Engine.setup`."""
-        if sha256_file(srs.path) != srs.sha256:
-            raise BundleMismatch(f"The SRS file {srs.path.name} has not the digest it came with.")
-        plan = json.loads((compiled / PLAN).read_bytes())
-        settings = Settings.read(compiled / FILES["settings"])
-        progress("setting up")
-        keys = run_child(
-            STEPS + "make_keys",
+        return building.set_up(
+            compiled,
+            srs,
+            engine=(self.name, self.version),
             limits=limits,
-            niceness=HEAVY_NICENESS,
-            reach=Reach(readable=(srs.path.resolve(),), writable=(compiled.resolve(),)),
             progress=progress,
             cancelled=cancelled,
-            folder=str(compiled.resolve()),
-            srs=str(srs.path.resolve()),
         )
-        files = {name: compiled / file for name, file in FILES.items()} | {"srs": srs.path}
-        count, bits = plan["salt"]
-        inputs = _specs(plan["inputs"])
-        opening = Opening.decode(
-            plan["probe"].encode(),
-            size=sum(spec.size for spec in inputs),
-            scale=settings.input_scale,
-            salt=SaltShape(count=count, bits=bits),
-        )
-        progress("trying the keys")
-        trial = self._prove(
-            files, opening.elements, None, limits=limits, progress=progress, cancelled=cancelled
-        )
-        output = TensorSpec(name=plan["output"]["name"], shape=tuple(plan["output"]["shape"]))
-        pins = {name: sha256_file(path) for name, path in sorted(files.items())}
-        source = files["verifier_source"].read_text()
-        points, budget = 0, None
-        if settings.weights_mode is WeightsMode.HASHED:
-            weights = hashed_weights(
-                trial.value["instances"],
-                input_mode=settings.input_mode,
-                inputs=len(opening.values),
-                outputs=output.size,
-            )
-        elif settings.weights_mode is WeightsMode.FIXED:
-            weights = fixed_weights(pins["verifying_key"])
-        else:
-            proof = bytes.fromhex(trial.value["proof"])
-            points = self._weights_points(files, opening.elements, proof, limits)
-            weights = polycommit_weights(proof, points)
-        if settings.weights_mode.leaks:
-            budget = leak.budget(
-                bits_per_proof=leak.bits_per_proof(settings, source, points),
-                secret_bits=plan["secret_bits"],
-                fraction=plan["leak_fraction"],
-            )
-        for name in files.keys() - PUBLIC - {"srs"}:
-            files[name].chmod(0o600)
-        manifest = CircuitManifest(
-            circuit_id="",  # computed from the rest below
-            engine=self.name,
-            engine_version=self.version,
-            input_mode=settings.input_mode,
-            weights_mode=settings.weights_mode,
-            weights=weights,
-            inputs=inputs,
-            output=output,
-            output_scale=settings.output_scale,
-            pins=pins,
-            public=PUBLIC,
-            development_srs=srs.development,
-            rows=settings.rows,
-            parameters={
-                "batch": plan["batch"],
-                "input_scale": settings.input_scale,
-                "salt_count": count,
-                "salt_bits": bits,
-                "proof_bytes": len(trial.value["proof"]) // 2,
-                **({"weights_points": points} if points else {}),
-            },
-            facts={
-                "logrows": settings.logrows,
-                "digit_bits_per_proof": leak.digit_bits_per_proof(source),
-                "pk_bytes": files["proving_key"].stat().st_size,
-                "vk_bytes": files["verifying_key"].stat().st_size,
-                "setup_s": round(keys.wall_s, 3),
-                "setup_cpu_s": round(keys.cpu_s, 3),
-                "setup_peak_rss_bytes": keys.peak_rss_bytes,
-                "trial_prove_s": round(trial.wall_s, 3),
-                "trial_peak_rss_bytes": trial.peak_rss_bytes,
-            },
-            leak=budget,
-        )
-        return Bundle(manifest=identified(manifest), files=files)
-
-    def _weights_points(
-        self, files: Mapping[str, Path], elements: list[int], proof: bytes, limits: Limits
-    ) -> int:
-        """Return how many points at the start of a proof commit to the weights: checked, not told.
-
-        Raises:
-            EngineFailed: the proof does not begin with them.
-
-        """
-        paths: dict[str, Any] = {
-            name: str(files[name].resolve()) for name in ("compiled", "verifying_key", "srs")
-        }
-        expected: list[int] = run_child(
-            STEPS + "weights_commitments",
-            limits=limits,
-            reach=_reading(files),
-            elements=elements,
-            **paths,
-        ).value
-        starts = range(0, len(expected) * POINT_BYTES, POINT_BYTES)
-        found = [int.from_bytes(proof[start : start + 32], "big") for start in starts]
-        if not expected or found != expected:
-            raise EngineFailed(
-                "ezkl's proofs do not begin with the commitment to the weights.",
-                remedy='Use weights mode "hashed" or "fixed".',
-            )
-        return len(expected)
 
     def reproducible(self, manifest: CircuitManifest) -> Mapping[str, str]:
         """Return the hash of the weights in ``hashed``; see :meth:`Engine.reproducible`."""
@@ -416,10 +230,10 @@ class EzklEngine:
     ) -> Proof:
         """Prove a claim in a child of its own, bound to no context; see :meth:`Engine.prove`."""
         del context
-        files = self._pinned(bundle, *(FILES.keys() - {"model", "verifier_source"}), "srs")
+        files = self._pinned(bundle, *(building.FILES.keys() - {"model", "verifier_source"}), "srs")
         instances = to_instances(bundle.manifest, claim)
         opened = decode_opening(bundle.manifest, opening)
-        answer = self._prove(
+        answer = children.prove(
             files,
             opened.elements,
             instances,
@@ -454,9 +268,9 @@ class EzklEngine:
         check_length(manifest, proof)
         check_weights(manifest, proof)
         run_child(
-            STEPS + "verify",
+            children.STEPS + "verify",
             limits=limits,
-            reach=_reading(files),
+            reach=children.reading(files),
             settings=str(files["settings"].resolve()),
             verifying_key=str(files["verifying_key"].resolve()),
             verifier_srs=str(files["verifier_srs"].resolve()),
@@ -529,9 +343,9 @@ class EzklEngine:
         """Export the verifier again from key and settings; see :meth:`Engine.check_verifier`."""
         files = self._pinned(bundle, "settings", "verifying_key", "verifier_srs", "verifier_source")
         source: str = run_child(
-            STEPS + "export_verifier",
+            children.STEPS + "export_verifier",
             limits=limits,
-            reach=_reading(files),
+            reach=children.reading(files),
             settings=str(files["settings"].resolve()),
             verifying_key=str(files["verifying_key"].resolve()),
             srs=str(files["verifier_srs"].resolve()),
@@ -556,31 +370,7 @@ class EzklEngine:
                 self._warm = None
             if self._warm is None:
                 self._warm = Child(limits=PREDICT_LIMITS)
-            return self._warm.call(STEPS + step, **arguments).value
-
-    def _prove(
-        self,
-        files: Mapping[str, Path],
-        elements: list[int],
-        instances: list[int] | None,
-        *,
-        limits: Limits,
-        progress: Progress,
-        cancelled: Cancelled,
-    ) -> Answer:
-        names = ("settings", "compiled", "proving_key", "verifying_key", "srs", "verifier_srs")
-        paths: dict[str, Any] = {name: str(files[name].resolve()) for name in names}
-        return run_child(
-            STEPS + "prove",
-            limits=limits,
-            niceness=HEAVY_NICENESS,
-            reach=_reading(files),
-            progress=progress,
-            cancelled=cancelled,
-            elements=elements,
-            instances=instances,
-            **paths,
-        )
+            return self._warm.call(children.STEPS + step, **arguments).value
 
     def _pinned(self, bundle: Bundle, *names: str) -> dict[str, Path]:
         """Return the named files of a bundle once they, the engine and the id are as pinned."""
@@ -606,11 +396,3 @@ class EzklEngine:
                 )
             files[name] = path
         return files
-
-
-def _specs(tensors: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
-    return tuple(TensorSpec(name=found["name"], shape=tuple(found["shape"])) for found in tensors)
-
-
-def _reading(files: Mapping[str, Path]) -> Reach:
-    return Reach(readable=tuple(path.resolve() for path in files.values()))
