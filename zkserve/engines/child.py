@@ -353,8 +353,12 @@ def _folder_bytes(folder: Path) -> int:
 
 def _parse(line: bytes) -> dict[str, Any]:
     """Read a reply: the child may have been taken over by what it read."""
+    # Of the parent alone: what a child imports counts as its work. Unlike the standard library's,
+    # this parser bounds nesting whatever the recursion limit is.
+    from pydantic_core import from_json
+
     try:
-        reply = json.loads(line)
+        reply = from_json(line)
         match reply:
             case {"progress": str(phrase), **rest} if not rest:
                 return {"progress": _printable(phrase)}
@@ -366,7 +370,7 @@ def _parse(line: bytes) -> dict[str, Any]:
                 not rest
             ):
                 return dict(reply)
-    except (ValueError, RecursionError):
+    except ValueError:
         pass
     raise errors.EngineFailed("The child process answered what is no answer.")
 
