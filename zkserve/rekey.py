@@ -14,7 +14,7 @@ from types import MappingProxyType
 from zkserve import budgets, publish, runtime
 from zkserve.engines import engine
 from zkserve.engines.base import Progress
-from zkserve.errors import Conflict, ModelRejected
+from zkserve.errors import Conflict, ModelRejected, NotFound
 from zkserve.node import Node
 from zkserve.receipt import manifest_from_dict
 from zkserve.recipe import Recipe, export_onnx
@@ -49,11 +49,12 @@ def rekey(
     :func:`zkserve.publish.publish`.
 
     Raises:
+        NotFound: no version of the model was ever published.
         Conflict: no version of the model that is in use leaks.
         ModelRejected: the weights are the same and no engine can hide them.
 
     """
-    leaking = _leaking(node, recipe.name)
+    leaking = _leaking(_versions(node, recipe.name))
     replaced = tuple(row.number for row in leaking)
     if not leaking:
         raise Conflict(
@@ -99,15 +100,23 @@ def rekey(
     )
 
 
-def _leaking(node: Node, name: str) -> list[VersionRow]:
+def _versions(node: Node, name: str) -> list[VersionRow]:
     with node.database.snapshot() as session:
-        return [
-            row
-            for model, row in versions.listing(session)
-            if model.name == name
-            and row.deprecated_at is None
-            and manifest_from_dict(row.manifest).leak is not None
-        ]
+        found = [row for model, row in versions.listing(session) if model.name == name]
+    if not found:
+        raise NotFound(
+            f"No version of a model {name!r} was published here.",
+            remedy="Publish it with `zkserve publish`; the name is that in recipe.toml.",
+        )
+    return found
+
+
+def _leaking(published: list[VersionRow]) -> list[VersionRow]:
+    return [
+        row
+        for row in published
+        if row.deprecated_at is None and manifest_from_dict(row.manifest).leak is not None
+    ]
 
 
 def _retrained(recipe: Recipe, leaking: list[VersionRow]) -> bool:

@@ -82,10 +82,14 @@ def test_files_of_two_builds_of_one_model_are_never_mixed(
     ours, theirs = committed.bundle, again
     assert ours.manifest.weights == theirs.manifest.weights
     claim, opening = committed.prediction.claim, committed.prediction.opening
-    for name in ("settings", "compiled", "verifying_key", "proving_key"):
+    differing = [
+        name
+        for name in ("settings", "compiled", "verifying_key", "proving_key")
+        if theirs.manifest.pins[name] != ours.manifest.pins[name]
+    ]
+    assert differing, "the trap is there"
+    for name in differing:
         mixed = Bundle(manifest=ours.manifest, files={**ours.files, name: theirs.files[name]})
-        if theirs.manifest.pins[name] == ours.manifest.pins[name]:
-            continue  # came out alike this time
         with pytest.raises(BundleMismatch, match=name):
             ezkl_engine.prove(mixed, claim, opening, limits=LIMITS)
     other = replace(ours.manifest, pins={**ours.manifest.pins, "verifying_key": "ab" * 32})

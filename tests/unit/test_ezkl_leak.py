@@ -111,22 +111,71 @@ def test_the_same_weights_are_told_in_another_model(tmp_path: Path):
     assert not set(one) & set(other)
 
 
+def layer(path: Path, matrix: np.ndarray, bias: np.ndarray, transposed: int = 0) -> list[str]:
+    """Return the digests of a model of one layer, whose weights have the name of its file."""
+    name = path.stem
+    outputs, inputs = len(bias), matrix.size // len(bias)
+    graph = helper.make_graph(
+        [helper.make_node("Gemm", ["x", name, "bias"], ["y"], transB=transposed)],
+        "one",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, inputs])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, outputs])],
+        [
+            numpy_helper.from_array(np.ascontiguousarray(matrix, np.float32), name),
+            numpy_helper.from_array(bias.astype(np.float32), "bias"),
+        ],
+    )
+    return digests_of(str(save(graph, path)))
+
+
 def test_reshaped_and_renamed_weights_are_told_and_trivial_tensors_are_not(tmp_path: Path):
     weights = np.random.default_rng(3).normal(size=(4, 8)).astype(np.float32)
-
-    def digests(name: str, matrix: np.ndarray, transposed: int) -> list[str]:
-        graph = helper.make_graph(
-            [helper.make_node("Gemm", ["x", name, "zeros"], ["y"], transB=transposed)],
-            "one",
-            [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4])],
-            [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 8])],
-            [
-                numpy_helper.from_array(matrix, name),
-                numpy_helper.from_array(np.zeros(8, np.float32), "zeros"),
-            ],
-        )
-        return digests_of(str(save(graph, tmp_path / f"{name}.onnx")))
-
-    plain = digests("w", weights, 0)
+    plain = layer(tmp_path / "w.onnx", weights, np.zeros(8))
     assert len(plain) == 2, "the matrix and the model; zeros are in every other model"
-    assert digests("v", np.ascontiguousarray(weights.T), 1) == plain
+    assert layer(tmp_path / "v.onnx", weights.T, np.zeros(8), 1) == plain
+
+
+@pytest.mark.parametrize("values", [[-1, 0, 1], [-1, 1], [0, 1]])
+def test_weights_of_few_distinct_values_are_told_too(tmp_path: Path, values: list[int]):
+    """Ternary and binary networks hold many bits in two or three values."""
+    rng = np.random.default_rng(5)
+    weights = rng.choice(values, size=(300, 300)).astype(np.float32)
+    assert secret_bits([weights], 7) > 80_000
+    plain = layer(tmp_path / "w.onnx", weights, np.zeros(300))
+    assert len(plain) == 2
+    zeros_signed = np.where(weights == 0, np.float32(-0.0), weights)
+    zeros_signed[:150] = weights[:150]
+    assert layer(tmp_path / "v.onnx", zeros_signed.T, np.zeros(300), 1) == plain
+    fewer = layer(tmp_path / "u.onnx", weights, rng.normal(size=300))
+    assert len(set(plain) & set(fewer)) == 1, "the matrix alone, where the biases are others"
+    other = rng.choice(values, size=(300, 300))
+    assert not set(plain) & set(layer(tmp_path / "o.onnx", other, np.zeros(300)))
+
+
+@pytest.mark.parametrize("bias", [np.zeros(64), np.ones(64), np.arange(64) % 8 == 0, np.arange(16)])
+def test_trivial_tensors_tie_no_models_together(tmp_path: Path, bias: np.ndarray):
+    rng = np.random.default_rng(6)
+    one, other = (
+        layer(tmp_path / f"{name}.onnx", rng.normal(size=(4, len(bias))), bias % 15)
+        for name in ("one", "other")
+    )
+    assert one
+    assert not set(one) & set(other)
+    nothing = layer(tmp_path / "nothing.onnx", np.ones((4, len(bias))), np.ones(len(bias)))
+    assert nothing == [], "a model of equal weights has no secret"
+
+
+@pytest.mark.parametrize("layers", [1, 4, 40])
+def test_whatever_is_allowed_one_proof_has_a_digest(tmp_path: Path, layers: int):
+    """Many small tensors, none of which tells anything, count all together."""
+    rng = np.random.default_rng(layers)
+    pieces = [rng.choice([-1, 0, 1], size=1200 // layers).astype(np.float32) for _ in range(layers)]
+    assert budget(bits_per_proof=254, secret_bits=secret_bits(pieces, 7), fraction=0.5).proofs
+    graph = helper.make_graph(
+        [helper.make_node("Concat", ["x", *(f"w{n}" for n in range(layers))], ["y"], axis=0)],
+        "pieces",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1 + 1200])],
+        [numpy_helper.from_array(piece, f"w{n}") for n, piece in enumerate(pieces)],
+    )
+    assert len(digests_of(str(save(graph, tmp_path / "pieces.onnx")))) >= 1

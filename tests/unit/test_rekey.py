@@ -13,7 +13,7 @@ from tests import fakes
 from tests.models import tiny_onnx
 from zkserve import publish, rekey
 from zkserve.engines.weights import digests
-from zkserve.errors import Conflict, ModelRejected
+from zkserve.errors import Conflict, ModelRejected, NotFound
 from zkserve.node import Node
 from zkserve.recipe import Recipe
 from zkserve.store.tables import VersionRow, now
@@ -135,5 +135,14 @@ def test_there_is_nothing_to_rekey_where_nothing_leaks(
     with node.database.session() as session:
         session.get_one(VersionRow, leaking.id).deprecated_at = now()
     with pytest.raises(Conflict, match="reveals"):
+        run(node, recipe)
+    assert publisher.asked == []
+
+
+def test_a_model_that_was_never_published_is_not_said_to_hide_its_weights(
+    node: Node, recipe: Recipe, publisher: Publisher
+) -> None:
+    fakes.publish(node, "other", leak=BUDGET)
+    with pytest.raises(NotFound, match="No version of a model 'leaking' was published"):
         run(node, recipe)
     assert publisher.asked == []

@@ -20,6 +20,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from zkserve.engines.entropy import bits_of
 from zkserve.engines.ezkl.settings import Settings
 from zkserve.errors import EngineFailed
 from zkserve.types import LeakBudget, WeightsMode
@@ -79,12 +80,7 @@ def secret_bits(weights: Iterable[NDArray[np.float32]], scale: int) -> int:
         for tensor in weights
         if tensor.size
     }
-    if not distinct:
-        return 0
-    values = np.concatenate(list(distinct.values()))
-    counts = np.unique(values, return_counts=True)[1]
-    shares = counts / len(values)
-    return max(0, math.floor(len(values) * float(-(shares * np.log2(shares)).sum())))
+    return math.floor(bits_of(np.concatenate(list(distinct.values())))) if distinct else 0
 
 
 def budget(*, bits_per_proof: int, secret_bits: int, fraction: float) -> LeakBudget:
