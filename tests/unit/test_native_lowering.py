@@ -287,6 +287,26 @@ def channels_of_the_input() -> Model:
     return m
 
 
+def slices_to_the_end() -> Model:
+    m = Model((1, 6))
+    end = np.array([np.iinfo(np.int64).max])
+    m.add("Slice", m.gemm(6, 5), np.array([2]), end, np.array([1]))
+    m.gemm(3, 2)
+    return m
+
+
+def products_of_constants() -> Model:
+    m = Model((1, 3))
+    state = m.normal(1, 4)
+    old = m.add("Gemm", state, m.normal(6, 4), m.normal(6), transB=1, alpha=0.5, beta=2.0)
+    tall = m.add("Gemm", m.normal(4, 1), m.normal(4, 3), transA=1)
+    part = m.add("Slice", old, np.array([-1]), np.array([-4]), np.array([1]), np.array([-1]))
+    gain = m.add("Add", part, m.add("MatMul", tall, m.normal(3, 3)))
+    m.add("Mul", m.add("Sigmoid", "x"), gain)
+    m.gemm(3, 2)
+    return m
+
+
 def computed_shape() -> Model:
     m = Model((1, 2, 3, 3))
     m.add("Relu", m.conv(2, 3, 2))
@@ -370,6 +390,8 @@ BUILDS: dict[str, Build] = {
         moved_output,
         image_from_a_vector,
         channels_of_the_input,
+        slices_to_the_end,
+        products_of_constants,
         computed_shape,
         activations,
     )
@@ -558,6 +580,46 @@ def test_what_no_equation_computes_is_refused_by_name() -> None:
         m.add("MatMul", "x", "x1")
         return m
 
+    def computed_gemm() -> Model:
+        m = Model((1, 4), (4, 3))
+        m.add("Gemm", "x", "x1")
+        return m
+
+    def constant_on_the_left() -> Model:
+        m = Model((4, 1))
+        m.add("Gemm", m.normal(3, 4), "x")
+        return m
+
+    def computed_divisor() -> Model:
+        m = Model((1, 4))
+        m.add("Div", m.gemm(4, 3, "x"), m.add("Sigmoid", m.gemm(4, 3, "x")))
+        return m
+
+    def constant_over_computed() -> Model:
+        m = Model((1, 4))
+        m.add("Div", np.float32(1), m.add("Sigmoid", m.gemm(4, 3)))
+        return m
+
+    def activated_constant() -> Model:
+        m = Model((1, 4))
+        m.add("Add", "x", m.add("Sigmoid", m.normal(1, 4)))
+        return m
+
+    def constant_joined() -> Model:
+        m = Model((1, 4))
+        m.add("Concat", m.gemm(4, 3), m.normal(1, 2), axis=1)
+        return m
+
+    def recurrence() -> Model:
+        m = Model((1, 2))
+        state = np.zeros((1, 3))
+        weights, past = m.normal(3, 2), m.normal(3, 3)
+        for _ in range(2):
+            old = m.add("Gemm", state, past, transB=1)
+            gate = m.add("Sigmoid", m.add("Add", m.add("Gemm", "x", weights, transB=1), old))
+            state = m.add("Add", old, m.add("Mul", gate, m.add("Sub", state, old)))
+        return m
+
     def mean_over_channels() -> Model:
         m = Model((1, 2, 4, 4), opset=13)
         m.add("ReduceMean", m.conv(2, 3, 1), axes=[1])
@@ -575,6 +637,13 @@ def test_what_no_equation_computes_is_refused_by_name() -> None:
         (mixed_image, "Conv .* mixed by a reshape"),
         (transposed_operand, "Gemm .* transposes its first operand"),
         (computed_weights, "MatMul .* multiplies two computed values"),
+        (computed_gemm, "Gemm .* multiplies two computed values"),
+        (constant_on_the_left, "Gemm .* a constant on the left .* write it as MatMul"),
+        (computed_divisor, "Div .* divides by a computed value"),
+        (constant_over_computed, "Div .* divides by a computed value"),
+        (activated_constant, "Sigmoid .* has a constant where it needs a computed value"),
+        (constant_joined, "Concat .* has a constant where it needs a computed value"),
+        (recurrence, "Mul .* multiplies two computed values"),
         (mean_over_channels, "ReduceMean .* other axes"),
     ):
         with pytest.raises(ModelRejected, match=reason):

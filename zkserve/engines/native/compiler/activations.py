@@ -51,7 +51,7 @@ def _clip(low: Builder, node: Node) -> Value:
     if not low_end <= 0 <= high_end or low_end == high_end:
         raise Unsupported(f"clips to [{low_end:g}, {high_end:g}], which leaves out 0")
     if math.isinf(low_end) and math.isinf(high_end):
-        return low.values[node.inputs[0]]
+        return low.computed(node.inputs[0])
     if low_end == 0 and math.isinf(high_end):
         return _relu(low, node)
     if math.isinf(low_end) or math.isinf(high_end):

@@ -104,9 +104,15 @@ class Builder:
         """Whether a value does not depend on the input."""
         return name in self.graph.constants
 
+    def computed(self, name: str) -> Value:
+        """Return a value that depends on the input, as it is."""
+        if self.is_constant(name):
+            raise Unsupported("has a constant where it needs a computed value")
+        return self.values[name]
+
     def stored(self, name: str) -> Stored:
         """Return a value in a tensor, stored now if it was open."""
-        value = self.values[name]
+        value = self.computed(name)
         if isinstance(value, Open):
             value = self.store(value)
             self.values[name] = value
@@ -114,7 +120,7 @@ class Builder:
 
     def free(self, name: str) -> Value:
         """Return a value that may be changed: open only if nobody else reads it."""
-        return self.values[name] if self.uses[name] == 1 else self.stored(name)
+        return self.computed(name) if self.uses[name] == 1 else self.stored(name)
 
     def grid(self, value: Stored) -> tuple[int, int, int]:
         """Return channels, height and width of what a value's index counts through."""

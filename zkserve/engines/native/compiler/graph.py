@@ -192,6 +192,19 @@ def _constant(
             return np.expand_dims(given[0], tuple(axes.tolist()))
         case "Squeeze":
             return np.squeeze(given[0], tuple(axes.tolist()) or None)
+        case "MatMul":
+            return np.asarray(given[0] @ given[1])
+        case "Gemm":
+            left, right = (
+                operand.T if attributes.get(flag, 0) else operand
+                for operand, flag in zip(given, ("transA", "transB"), strict=False)
+            )
+            product = np.asarray(left @ right) * attributes.get("alpha", 1.0)
+            if node.given(2):
+                product = product + given[2] * attributes.get("beta", 1.0)
+            return np.asarray(product, given[0].dtype)
+        case "Slice":
+            return cut(given[0], node, constants)
         case "Reshape":
             return reshape(given[0], given[1], allow_zero=bool(attributes.get("allowzero", 0)))
     return None
@@ -204,6 +217,25 @@ def reshape(array: Array, shape: Array, *, allow_zero: bool) -> Array:
         for i, size in enumerate(shape.tolist())
     ]
     return array.reshape(wanted)
+
+
+def cut(array: Array, node: Node, constants: Mapping[str, Array]) -> Array:
+    """Slice as a node does whose bounds are constants."""
+    if node.given(1):
+        # As integers: no float holds the largest, which exporters write for "to the end".
+        given = [constants[name].tolist() if name else None for name in node.inputs[1:]]
+    else:
+        given = [node.attributes.get(name) for name in ("starts", "ends", "axes")]
+    starts, ends, axes, steps = (part or [] for part in (*given, None, None)[:4])
+    axes = axes or list(range(len(starts)))
+    steps = steps or [1] * len(starts)
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        # ONNX asks for the whole axis backwards with an end before -size, which Python wraps.
+        stop = None if step < 0 and end < -array.shape[axis] else end
+        chosen = [slice(None)] * array.ndim
+        chosen[axis] = slice(start, stop, step)
+        array = array[tuple(chosen)]
+    return array
 
 
 def _fuse(nodes: list[Node], constants: Mapping[str, Array], output: str) -> list[Node]:

@@ -22,14 +22,21 @@ from zkserve.engines.native.compiler.program import Array
 def _gemm(low: Builder, node: Node) -> Value:
     if node.attributes.get("transA", 0):
         raise Unsupported("transposes its first operand")
-    weights = low.constant(node.inputs[1]) * node.attributes.get("alpha", 1.0)
+    left, right = node.inputs[:2]
+    if not low.is_constant(right):
+        raise Unsupported(
+            "multiplies a constant on the left by a computed value; write it as MatMul"
+            if low.is_constant(left)
+            else "multiplies two computed values"
+        )
+    weights = low.constant(right) * node.attributes.get("alpha", 1.0)
     if not node.attributes.get("transB", 0):
         weights = weights.T
     bias = None
     if node.given(2):
         added = low.constant(node.inputs[2]) * node.attributes.get("beta", 1.0)
         bias = np.broadcast_to(added.reshape(-1), (len(weights),)).copy()
-    return _contract(low, node, node.inputs[0], weights, bias)
+    return _contract(low, node, left, weights, bias)
 
 
 def _matmul(low: Builder, node: Node) -> Value:
@@ -185,7 +192,10 @@ def _mul(low: Builder, node: Node) -> Value:
 
 
 def _div(low: Builder, node: Node) -> Value:
-    return _affine(low, low.free(node.inputs[0]), 1.0 / low.constant(node.inputs[1]), 0.0)
+    left, right = node.inputs
+    if not low.is_constant(right):
+        raise Unsupported("divides by a computed value")
+    return _affine(low, low.free(left), 1.0 / low.constant(right), 0.0)
 
 
 def _neg(low: Builder, node: Node) -> Value:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from zkserve.engines.native.compiler.builder import Builder, Handlers, Open, Stored, Value
-from zkserve.engines.native.compiler.graph import Node
+from zkserve.engines.native.compiler.graph import Node, cut
 from zkserve.engines.native.compiler.linear import vector
 from zkserve.engines.native.compiler.network import (
     IDENTITY,
@@ -102,22 +102,9 @@ def _transpose(low: Builder, node: Node, array: Array) -> Array:
 
 
 def _slice(low: Builder, node: Node, array: Array) -> Array:
-    if node.given(1):
-        given = [
-            low.constant(name).astype(int).tolist() if name else None for name in node.inputs[1:]
-        ]
-    else:
-        given = [node.attributes.get(name) for name in ("starts", "ends", "axes")]
-    starts, ends, axes, steps = (part or [] for part in (*given, None, None)[:4])
-    axes = axes or list(range(len(starts)))
-    steps = steps or [1] * len(starts)
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        # ONNX asks for the whole axis backwards with an end before -size, which Python wraps.
-        stop = None if step < 0 and end < -array.shape[axis] else end
-        cut = [slice(None)] * array.ndim
-        cut[axis] = slice(start, stop, step)
-        array = array[tuple(cut)]
-    return array
+    for name in filter(None, node.inputs[1:]):
+        low.constant(name)  # or it is refused
+    return cut(array, node, low.graph.constants)
 
 
 def _gather(low: Builder, node: Node, array: Array) -> Array:
