@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from zkserve.engines import onnx_gate, onnx_model
@@ -15,19 +13,6 @@ from zkserve.errors import ModelRejected
 MAX_NAMED = 8
 """Nodes that are named of each operator; the rest is counted."""
 SUPPORTED, REFUSED, WRONG = "supported", "refused", "silently wrong"
-SILENTLY_WRONG: Mapping[str, Mapping[str, str]] = MappingProxyType(
-    {
-        "ezkl": {
-            "Equal": "ezkl proves it without an error, with 2^-scale for true instead of 1",
-            "Resize": "ezkl proves bilinear resizing without an error, with other values than the "
-            "model's",
-            "GroupNormalization": "ezkl proves it without an error, 0.1 to 0.4 away from the model",
-            "InstanceNormalization": "a group normalisation is exported as it; ezkl proves that "
-            "0.1 to 0.4 away from the model",
-        }
-    }
-)
-"""What the wheel compiles and proves without a word, and wrongly: refused here for that reason."""
 _ADVICE = {
     "Equal": "Write it as Not(Or(Less, Greater)); trees as sums, clips and Relus.",
     "GRU": "Unroll it into MatMul, Sigmoid and Tanh for a fixed number of steps.",
@@ -84,15 +69,14 @@ def _faulty(path: Path) -> dict[str, faults.Fault]:
 def _entry(name: str, nodes: list[str], fault: faults.Fault | None) -> dict[str, Any]:
     engines, why = {}, []
     for engine, allowed in (("native", NATIVE_OPERATORS), ("ezkl", onnx_model.OPERATORS)):
-        wrong = SILENTLY_WRONG.get(engine, {}).get(name)
         if engine == "ezkl" and fault:
             engines[engine] = WRONG
             why.append(f"ezkl {fault.how} ({fault.node.output[0]!r})")
         elif name in allowed:
             engines[engine] = SUPPORTED
-        elif wrong:
+        elif engine == "ezkl" and name in faults.OPERATORS:
             engines[engine] = WRONG
-            why.append(wrong)
+            why.append(f"ezkl {faults.OPERATORS[name]}")
         else:
             engines[engine] = REFUSED
     refused = [engine for engine, verdict in engines.items() if verdict != SUPPORTED]

@@ -1,15 +1,16 @@
 """What ezkl compiles and proves without a word, and wrongly: refused before it is asked.
 
 Each was found by comparing circuits with onnxruntime, and has a test that shows the wheel to be
-wrong still. Operators that are wrong whatever their attributes are on no list of operators; these
-are wrong in some of their forms only. Runs in a disposable child only.
+wrong still. ``OPERATORS`` has those that are refused in any form, and so are on no list of those
+let in; what :func:`find` yields is wrong in some forms only. Runs in a disposable child only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,15 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from zkserve.engines import onnx_model
 from zkserve.errors import ModelRejected
 
+OPERATORS: Mapping[str, str] = MappingProxyType(
+    {
+        "Equal": "gives 2^-scale for true instead of 1",
+        "InstanceNormalization": "is as much as 0.5 away where inputs vary little (a group "
+        "normalisation is exported as it)",
+        "Resize": "gives the nearest value where the model asks for a bilinear one",
+    }
+)
+"""What it makes of each operator that is refused in any form, said of ezkl."""
 _NOT_NEGATIVE = frozenset({"Abs", "Relu", "Sigmoid"})
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE})
 
