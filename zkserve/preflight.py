@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 
+from zkserve import lock, runtime
 from zkserve import recipe as recipes
-from zkserve import runtime
 from zkserve.encoding import canonical_json, parse_json, sha256_file
 from zkserve.engines import ENGINES, engine
 from zkserve.engines.base import CircuitPlan, Limits, Progress
@@ -28,19 +28,20 @@ from zkserve.engines.sandbox import Reach
 from zkserve.errors import ModelRejected, RecipeInvalid, ZkserveError
 from zkserve.recipe import Recipe
 from zkserve.samples import read
-from zkserve.types import InputMode, WeightsMode
+from zkserve.types import CODE_LIMIT_BYTES, InputMode, WeightsMode
 
-CODE_LIMIT_BYTES = 24_576
-"""EIP-170: no deployed code is larger."""
 BATCH = 8
 """Predictions in one proof that the price is told for, beside one."""
 NICENESS = 5
 _SURVEY = "zkserve.engines.operators:survey"
 _READ = "zkserve.preflight:read_samples"
 CALIBRATION = "calibration.npy"
-LOCK_NAME = "circuit.lock"
 _MAX_BATCH_ROWS = 1 << 20
 _EXTRAPOLATED = "No circuit of this kind and size was measured: the figures are extrapolated."
+_UNTUNED = (
+    "The recipe asks for tuning, and no lock holds its result for these samples: publishing will "
+    "search for cheaper options than these."
+)
 _GIB = 1 << 30
 
 
@@ -126,12 +127,18 @@ class Report:
 
 
 def preflight(
-    recipe: Recipe, *, progress: Progress, limits: Limits | None = None, on_chain: bool = False
+    recipe: Recipe,
+    *,
+    progress: Progress,
+    limits: Limits | None = None,
+    on_chain: bool = False,
+    update_lock: bool = False,
 ) -> Report:
     """Return what publishing ``recipe`` would give and cost; leave nothing behind.
 
     ``limits`` bounds each child; the recipe's own limits where it is None. ``on_chain`` says that
-    the version is to be registered, so that a verifier that no chain takes is a problem.
+    the version is to be registered, so that a verifier that no chain takes is a problem;
+    ``update_lock``, that the recipe's lock is to be written anew, so that it pins nothing.
 
     Raises:
         RecipeInvalid: the recipe or its samples are wrong.
@@ -149,11 +156,13 @@ def preflight(
         progress("choosing the engine")
         objections = dict(objections_of(name, onnx, limits=limits) for name in ENGINES)
         name, why = _engine(recipe, objections)
+        samples = folder / CALIBRATION if calibration else None
         look = _Look(
             recipe=recipe,
             chosen=name,
+            pinned=_pinned(recipe, name, onnx, samples, update_lock),
             onnx=onnx,
-            calibration=folder / CALIBRATION if calibration else None,
+            calibration=samples,
             limits=limits,
             on_chain=on_chain,
         )
@@ -192,11 +201,21 @@ def read_samples(*, path: str, out: str, elements: int | None, classes: int | No
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Pinned:
+    """What the recipe's lock makes of the chosen way: tuned options, and what is in the way."""
+
+    options: Mapping[str, int] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Look:
     """A model and what is asked of it, to be estimated in several ways."""
 
     recipe: Recipe
     chosen: str
+    pinned: _Pinned
     onnx: Path
     calibration: Path | None
     limits: Limits
@@ -204,13 +223,17 @@ class _Look:
 
     def at(self, name: str, mode: WeightsMode, objections: tuple[str, ...]) -> Way:
         """Return one way; an engine with ``objections`` is not asked."""
-        estimate, batch, warnings = None, None, list(self._tuning(name))
-        problems = list(objections)
+        asked = self.recipe.weights_mode or engine(name).weights_mode
+        chosen = name == self.chosen and mode is asked
+        estimate, batch = None, None
+        problems = [*objections, *(self.pinned.problems if chosen else ())]
+        warnings = [*filter(None, [engine(name).leak_warning])]
+        warnings += self.pinned.warnings if chosen else ()
         if not objections:
             try:
                 estimate = self._estimate(name, mode, {})
             except ZkserveError as exc:
-                problems.append(" ".join(filter(None, (exc.message, exc.remedy))))
+                problems.append(_sentences(exc))
         if estimate is not None:
             problems += self._misfits(estimate)
             warnings += _leaking(estimate)
@@ -218,11 +241,10 @@ class _Look:
             (problems if self.on_chain else warnings).extend(_oversize(estimate))
             if not problems:
                 batch = self._batch(name, mode, estimate)
-        asked = self.recipe.weights_mode or engine(name).weights_mode
         return Way(
             engine=name,
             weights_mode=mode,
-            chosen=name == self.chosen and mode is asked,
+            chosen=chosen,
             fits=not problems,
             estimate=estimate,
             batch=batch,
@@ -231,7 +253,8 @@ class _Look:
         )
 
     def _estimate(self, name: str, mode: WeightsMode, more: dict[str, int]) -> Estimate:
-        options = {**_options(self.recipe), **more} if name == self.recipe.engine else more
+        own = {**self.recipe.options, **self.pinned.options} if name == self.recipe.engine else {}
+        options = {**own, **more}
         plan = CircuitPlan(input_mode=self.recipe.input_mode, weights_mode=mode, options=options)
         return engine(name).estimate(self.onnx, plan, self.calibration, limits=self.limits)
 
@@ -279,14 +302,6 @@ class _Look:
             )
         return said
 
-    def _tuning(self, name: str) -> tuple[str, ...]:
-        if name == self.recipe.engine and self.recipe.tune and not _locked(self.recipe):
-            return (
-                "The recipe asks for tuning, and no lock holds its result yet: publishing will "
-                "search for cheaper options than these.",
-            )
-        return ()
-
 
 def _child(target: str, limits: Limits, reach: Reach, **arguments: Any) -> Any:
     return run_child(target, limits=limits, niceness=NICENESS, reach=reach, **arguments).value
@@ -318,21 +333,36 @@ def _engine(recipe: Recipe, objections: Mapping[str, tuple[str, ...]]) -> tuple[
     return choice.engine, choice.why
 
 
-def _options(recipe: Recipe) -> dict[str, int | float | str | bool]:
-    """Return the options of the engine that a recipe names: tuned ones, where its lock has them."""
-    return {**recipe.options, **_locked(recipe)}
-
-
-def _locked(recipe: Recipe) -> dict[str, int | float | str | bool]:
-    path = recipe.folder / LOCK_NAME
-    if not recipe.tune or not path.exists():
-        return {}
+def _pinned(
+    recipe: Recipe, chosen: str, onnx: Path, calibration: Path | None, update_lock: bool
+) -> _Pinned:
+    """Return what publishing would make of the recipe's lock."""
+    if not chosen:
+        return _Pinned()
+    mode = recipe.weights_mode or engine(chosen).weights_mode
+    recipe = replace(recipe, engine=chosen, weights_mode=mode)
+    found: Mapping[str, int] | None = {}
     try:
-        return dict(parse_json(path.read_bytes())["options"])
-    except (ValueError, KeyError, TypeError) as exc:
-        raise RecipeInvalid(
-            f"{path} is damaged.", remedy="Publish with --update-lock to write it anew."
-        ) from exc
+        if recipe.tune:
+            # Without samples no digest is that of a lock's, but all else is checked.
+            rows = np.zeros((0, 0), np.float32)
+            if calibration is not None:
+                rows = np.load(calibration, allow_pickle=False)
+            digest = lock.tuning_digest(recipe, onnx, rows)
+            known = calibration is not None and not update_lock
+            found = lock.tuned_options(recipe, digest) if known else None
+        if found is not None and not update_lock:
+            tuned = replace(recipe, options={**recipe.options, **found})
+            lock.require_same(tuned, lock.foretold(tuned))
+    except RecipeInvalid as exc:
+        return _Pinned(problems=(_sentences(exc),))
+    if found is None:
+        return _Pinned(warnings=(_UNTUNED,))
+    return _Pinned(options=found)
+
+
+def _sentences(exc: ZkserveError) -> str:
+    return " ".join(filter(None, (exc.message, exc.remedy)))
 
 
 def _oversize(estimate: Estimate) -> tuple[str, ...]:

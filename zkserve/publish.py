@@ -13,19 +13,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from zkserve import budgets, runtime
+from zkserve import budgets, lock, runtime
 from zkserve.chain import evm
-from zkserve.encoding import (
-    canonical_json,
-    parse_json,
-    sha256_file,
-    sha256_hex,
-)
+from zkserve.encoding import canonical_json, sha256_file, sha256_hex
 from zkserve.engines import ENGINES, engine
 from zkserve.engines.agreement import measure_agreement
-from zkserve.engines.base import Bundle, CircuitPlan, Engine, Limits, Progress, Srs
+from zkserve.engines.base import Bundle, Engine, Limits, Progress, Srs
 from zkserve.engines.choice import choose, objections_of
-from zkserve.engines.ezkl import EzklEngine, tuning
+from zkserve.engines.ezkl import tuning
 from zkserve.engines.srs import load_srs
 from zkserve.errors import (
     ChainError,
@@ -41,14 +36,11 @@ from zkserve.samples import Samples
 from zkserve.store import versions
 from zkserve.types import CircuitManifest
 
-LOCK_NAME = "circuit.lock"
 TUNING_FOLDER = "tuning"
 """Beside the artifacts: what searches found before."""
-RECIPE_NAME = "recipe.toml"
 _MIN_FREE_BYTES = 2 << 30
 _MIN_ROOM_BYTES = 24 << 20
 """Enough for small circuits; the keys of large ones need as much as they are long."""
-_LOCKED = ("engine", "engine_version", "options", "input_mode", "weights_mode", "rows")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,19 +160,13 @@ def tuned(
     """
     if not recipe.tune:
         return recipe
-    if recipe.engine != EzklEngine.name:
-        raise RecipeInvalid(
-            f"The recipe asks for tuning, which the engine {recipe.engine} needs none of.",
-            remedy='Drop tune = true, or set name = "ezkl", under [engine].',
-        )
-    plan, version = _plan(recipe), _engine_of(recipe).version
-    digest = tuning.key(version, onnx, plan, data.calibration, recipe.tolerance)
-    options = None if fresh else _locked_options(recipe, digest)
+    digest = lock.tuning_digest(recipe, onnx, data.calibration)
+    options = None if fresh else lock.tuned_options(recipe, digest)
     if options is None:
         found = tuning.tune(
-            version,
+            _engine_of(recipe).version,
             onnx,
-            plan,
+            lock.plan(recipe),
             data.calibration,
             recipe.tolerance,
             node.artifacts.folder.parent / TUNING_FOLDER,
@@ -192,25 +178,6 @@ def tuned(
     return replace(
         recipe, options=MappingProxyType({**recipe.options, **options}), tuned_for=digest
     )
-
-
-def _locked_options(recipe: Recipe, digest: str) -> Mapping[str, int] | None:
-    """Return the tuned options of the recipe's lock; None where there is no lock."""
-    path = recipe.folder / LOCK_NAME
-    if not path.exists():
-        return None
-    try:
-        lock = parse_json(path.read_bytes())
-        locked, options = lock.get("tuned_for"), dict(lock["options"])
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
-        raise _damaged(path) from exc
-    if locked != digest:
-        raise RecipeInvalid(
-            f"{path} holds no options tuned for this model, its calibration samples, modes and "
-            "tolerance.",
-            remedy="Publish with --update-lock to search for them.",
-        )
-    return {name: value for name, value in options.items() if name in tuning.CHOSEN}
 
 
 def _engine_of(recipe: Recipe) -> Engine:
@@ -260,23 +227,15 @@ def _build(
     out: Path,
     progress: Progress,
 ) -> Bundle:
-    proof_system, limits, plan = _engine_of(recipe), _limits(recipe), _plan(recipe)
+    proof_system, limits = _engine_of(recipe), _limits(recipe)
     out.mkdir()
     progress("compiling and calibrating the circuit")
     log_size = proof_system.compile(
-        onnx, plan, data.calibration, out, limits=limits, progress=progress
+        onnx, lock.plan(recipe), data.calibration, out, limits=limits, progress=progress
     )
     srs = _srs(node, proof_system, srs_source, log_size, progress)
     progress("making keys")
     return proof_system.setup(out, srs, limits=limits, progress=progress)
-
-
-def _plan(recipe: Recipe) -> CircuitPlan:
-    return CircuitPlan(
-        input_mode=recipe.input_mode,
-        weights_mode=recipe.weights_mode or _engine_of(recipe).weights_mode,
-        options=recipe.options,
-    )
 
 
 def _limits(recipe: Recipe) -> Limits:
@@ -339,7 +298,8 @@ def _check_leak(manifest: CircuitManifest) -> None:
             f"In weights mode {str(manifest.weights_mode)!r} a proof of this model reveals "
             f"{leak.bits_per_proof} bits of its weights, which hold about {leak.secret_bits}: the "
             "leak budget allows none.",
-            remedy='Use the native engine, or ezkl with weights mode "hashed": both hide them.',
+            remedy='Use the native engine, which hides them, or weights mode "hashed", which hides '
+            "all but counts of digits (docs/weights-leak.md).",
         )
 
 
@@ -360,48 +320,26 @@ def _check_shapes(recipe: Recipe, manifest: CircuitManifest) -> None:
 
 
 def _check_lock(recipe: Recipe, manifest: CircuitManifest, *, update: bool) -> None:
-    if not (recipe.folder / RECIPE_NAME).exists():
-        return  # a bare ONNX file has no folder of its own to keep a lock in
-    path = recipe.folder / LOCK_NAME
-    lock = _lock(recipe, manifest)
-    if update or not path.exists():
-        path.write_text(json.dumps(lock, indent=2, sort_keys=True) + "\n")
+    path = lock.path_of(recipe)
+    if path is None:
         return
-    try:
-        locked = parse_json(path.read_bytes())
-        names = [*_LOCKED]
-        if locked["engine"] == manifest.engine:
-            names += _engine_of(recipe).reproducible(manifest)
-        differing = [name for name in names if locked[name] != lock[name]]
-    except (ValueError, KeyError, TypeError) as exc:
-        raise _damaged(path) from exc
-    if differing:
-        raise RecipeInvalid(
-            f"{path} pins other values of {', '.join(differing)} than this circuit has.",
-            remedy="If the model changed on purpose, publish with --update-lock.",
-        )
+    reproducible = _engine_of(recipe).reproducible(manifest)
+    pinned = {**lock.foretold(recipe), "rows": manifest.rows, **reproducible}
+    if update or not path.exists():
+        text = json.dumps(_lock(recipe, manifest, pinned), indent=2, sort_keys=True)
+        path.write_text(text + "\n")
+        return
+    lock.require_same(recipe, pinned, reproducible)
 
 
-def _damaged(path: Path) -> RecipeInvalid:
-    return RecipeInvalid(
-        f"{path} is damaged.", remedy="Publish with --update-lock to write it anew."
-    )
-
-
-def _lock(recipe: Recipe, manifest: CircuitManifest) -> dict[str, Any]:
-    """Return what a reader compares and a rebuild gives again.
+def _lock(recipe: Recipe, manifest: CircuitManifest, pinned: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a rebuild gives again, as ``pinned``, and what else a reader compares.
 
     Keys differ each time by nature, and so do commitments with randomness in them, and circuit ids.
     """
     return {
-        "engine": manifest.engine,
-        "engine_version": manifest.engine_version,
-        "options": dict(recipe.options),
+        **pinned,
         **({"tuned_for": recipe.tuned_for} if recipe.tuned_for else {}),
-        "input_mode": manifest.input_mode.value,
-        "weights_mode": manifest.weights_mode.value,
-        **_engine_of(recipe).reproducible(manifest),
-        "rows": manifest.rows,
         "output_scale": asdict(manifest.output_scale),
         "agreement": asdict(manifest.agreement) if manifest.agreement else None,
         **({"leak": asdict(manifest.leak)} if manifest.leak else {}),

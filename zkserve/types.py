@@ -14,6 +14,9 @@ from types import MappingProxyType
 FIELD_MODULUS = 21888242871839275222246405745257275088548364400416034343698204186575808495617
 """Order of the BN254 scalar field, in which circuits compute."""
 
+CODE_LIMIT_BYTES = 24_576
+"""EIP-170: no deployed code is larger."""
+
 
 class InputMode(StrEnum):
     """What a claim shows of the input."""

@@ -15,6 +15,7 @@ from zkserve.engines.base import Bundle, CircuitPlan, FloatArray, Limits
 from zkserve.engines.ezkl import EzklEngine, tuning
 from zkserve.engines.ezkl.options import Options
 from zkserve.errors import JobCancelled, ModelRejected, RecipeInvalid
+from zkserve.lock import LOCK_NAME
 from zkserve.node import Node
 from zkserve.types import Agreement, InputMode, WeightsMode
 
@@ -186,7 +187,7 @@ def test_a_lock_keeps_the_options_so_that_another_node_does_not_search(
         )
 
     first = published()
-    lock = (folder / publish.LOCK_NAME).read_text()
+    lock = (folder / LOCK_NAME).read_text()
     assert '"logrows"' in lock
     assert '"tuned_for"' in lock
 
@@ -196,7 +197,7 @@ def test_a_lock_keeps_the_options_so_that_another_node_does_not_search(
     monkeypatch.setattr(tuning, "tune", searched)
     second = published()
     assert second.manifest.rows == first.manifest.rows
-    assert (folder / publish.LOCK_NAME).read_text() == lock
+    assert (folder / LOCK_NAME).read_text() == lock
     with pytest.raises(AssertionError, match="searched again"):
         published(update_lock=True)
     monkeypatch.undo()

@@ -25,6 +25,7 @@ from zkserve.errors import (
     RecipeInvalid,
     ZkserveError,
 )
+from zkserve.lock import LOCK_NAME
 from zkserve.node import Node, secret_names
 from zkserve.receipt import manifest_bytes, manifest_to_dict, receipt_to_dict
 from zkserve.store.tables import VersionRow
@@ -233,14 +234,14 @@ def test_a_model_outside_its_tolerance_leaves_nothing_behind(desk: Desk):
         desk.publish(source)
     assert "measuring agreement with the float model" in desk.phases
     assert (desk.versions(), desk.artifacts()) == (versions, artifacts)
-    assert not (source.folder / publish.LOCK_NAME).exists()
+    assert not (source.folder / LOCK_NAME).exists()
 
 
 def test_a_lock_pins_the_circuit_but_not_its_keys(
     desk: Desk, locked: tuple[recipe.Recipe, publish.Published]
 ):
     source, published = locked
-    lock = json.loads((source.folder / publish.LOCK_NAME).read_text())
+    lock = json.loads((source.folder / LOCK_NAME).read_text())
     reproducible = engine(desk.engine).reproducible(published.manifest)
     assert LOCKED[desk.engine] in reproducible
     assert reproducible.items() <= lock.items()
@@ -258,7 +259,7 @@ def test_a_lock_of_another_circuit_is_refused_until_renewed(
 ):
     source, _ = locked
     field = field or LOCKED[desk.engine]
-    path = source.folder / publish.LOCK_NAME
+    path = source.folder / LOCK_NAME
     good = path.read_text()
     path.write_text(json.dumps(json.loads(good) | {field: value}))
     with pytest.raises(RecipeInvalid, match=field) as refused:
@@ -273,7 +274,7 @@ def test_a_damaged_lock_is_refused(
     desk: Desk, locked: tuple[recipe.Recipe, publish.Published], text: str
 ):
     source, _ = locked
-    path = source.folder / publish.LOCK_NAME
+    path = source.folder / LOCK_NAME
     good = path.read_text()
     path.write_text(text)
     with pytest.raises(RecipeInvalid, match="damaged"):
@@ -286,7 +287,7 @@ def test_a_lock_is_checked_before_a_new_circuit_is_recorded(
 ):
     other, _ = locked
     source = desk.recipe("changed", seed=3)
-    shutil.copy(other.folder / publish.LOCK_NAME, source.folder)
+    shutil.copy(other.folder / LOCK_NAME, source.folder)
     versions, artifacts = desk.versions(), desk.artifacts()
     with pytest.raises(RecipeInvalid, match="pins other values"):
         desk.publish(source)

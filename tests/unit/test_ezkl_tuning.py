@@ -21,6 +21,7 @@ from zkserve.engines.ezkl import tuning
 from zkserve.engines.ezkl.options import Options
 from zkserve.engines.ezkl.tuning import Layout, Numbers, Price
 from zkserve.errors import JobCancelled, ModelRejected, RecipeInvalid
+from zkserve.lock import LOCK_NAME
 from zkserve.recipe import Recipe, load
 from zkserve.samples import Samples
 from zkserve.types import InputMode, WeightsMode
@@ -151,6 +152,14 @@ def test_multipliers_that_change_nothing_are_tried_once() -> None:
 
     kept = [n.rebase for n in tuning.rebases(numbers, lambda n: min(n.rebase, 3))]
     assert kept == [1, 2, 3]
+
+
+def test_multipliers_that_make_no_circuit_are_left_out() -> None:
+    def numbers(rebase: int) -> Numbers:
+        return Numbers(input_scale=0, scale=8, rebase=rebase)
+
+    kept = tuning.rebases(numbers, lambda n: None if n.rebase in (2, 6) else n.rebase)
+    assert [n.rebase for n in kept] == [1, 3, 4, 8]
 
 
 # Searches and what is kept of them.
@@ -311,7 +320,7 @@ def _tuned(node: Any, recipe: Recipe, *, fresh: bool = False) -> Recipe:
 
 
 def _write_lock(recipe: Recipe, **fields: Any) -> None:
-    (recipe.folder / publish.LOCK_NAME).write_text(json.dumps(fields))
+    (recipe.folder / LOCK_NAME).write_text(json.dumps(fields))
 
 
 def test_tuning_is_asked_of_an_engine_that_is_named(tmp_path: Path) -> None:
@@ -366,6 +375,6 @@ def test_a_lock_of_another_model_is_not_searched_past(
 
 @pytest.mark.parametrize("lock", ["", "[]", "{}", '{"options": 3}'])
 def test_a_damaged_lock_is_said(lock: str, node: Any, recipe: Recipe) -> None:
-    (recipe.folder / publish.LOCK_NAME).write_text(lock)
+    (recipe.folder / LOCK_NAME).write_text(lock)
     with pytest.raises(RecipeInvalid, match="damaged"):
         _tuned(node, recipe)

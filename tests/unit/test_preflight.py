@@ -13,14 +13,18 @@ from onnx import TensorProto, helper
 from typer.testing import CliRunner
 
 from tests.models import save, tiny_onnx
-from zkserve import recipe
+from zkserve import lock, recipe
+from zkserve import preflight as preflights
 from zkserve.cli import app
+from zkserve.cli.preflight import show
 from zkserve.encoding import canonical_json
 from zkserve.engines.base import Limits
+from zkserve.engines.choice import choose
 from zkserve.engines.native import core
 from zkserve.errors import ChildTimeout, ModelRejected, RecipeInvalid
 from zkserve.preflight import Report, Way, preflight
 from zkserve.recipe import Recipe
+from zkserve.samples import read
 from zkserve.types import WeightsMode
 
 pytestmark = pytest.mark.skipif(not core.available(), reason="the compiled core is not installed")
@@ -245,6 +249,187 @@ def test_a_dry_run_shows_people_a_table_and_fails_where_publishing_would(
     assert bad.exit_code == 1
     assert "Softplus" in bad.stdout
     assert "would not publish" in bad.stdout
+
+
+TUNED = """
+name = "tiny"
+description = "A tiny model."
+samples = "samples.npz"
+[[inputs]]
+name = "x"
+shape = [1, 4]
+[output]
+name = "y"
+shape = [1, 2]
+tolerance = 0.1
+[visibility]
+weights = "hashed"
+[engine]
+name = "ezkl"
+"""
+
+
+def tuned_recipe(folder: Path, more: str = "tune = true") -> Recipe:
+    (folder / "recipe.toml").write_text(TUNED + more)
+    tiny_onnx(folder / "model.onnx", inputs=4, hidden=4, outputs=2)
+    write_samples(folder / "samples.npz")
+    return recipe.load(folder)
+
+
+def write_lock(asked: Recipe, options: dict[str, int], **changed: object) -> None:
+    assert asked.samples_path is not None
+    samples = read(asked.samples_path, elements=4, classes=None)
+    digest = lock.tuning_digest(asked, asked.source, samples.calibration)
+    fields = lock.foretold(replace(asked, options=options)) | {"tuned_for": digest, "rows": 1}
+    (asked.folder / lock.LOCK_NAME).write_text(json.dumps(fields | changed))
+
+
+def chosen(report: Report) -> Way:
+    (found,) = (w for w in report.ways if w.chosen)
+    return found
+
+
+FOUND = {"scale": 9, "input_scale": 9, "decomp_base": 256, "decomp_legs": 4}
+
+
+def pinned(asked: Recipe, *, update_lock: bool = False) -> preflights._Pinned:
+    """Return what a dry run makes of a lock, without its children."""
+    assert asked.samples_path is not None
+    rows = asked.folder / "rows.npy"
+    np.save(rows, read(asked.samples_path, elements=4, classes=None).calibration)
+    return preflights._pinned(asked, asked.engine or "native", asked.source, rows, update_lock)
+
+
+def test_a_lock_of_another_model_is_a_problem_of_the_chosen_way_alone(tmp_path: Path):
+    asked = tuned_recipe(tmp_path)
+    write_lock(asked, FOUND, tuned_for="0" * 64)
+    report = look(asked)
+    assert not report.fits
+    (problem,) = chosen(report).problems
+    assert "holds no options tuned for this model" in problem
+    assert "--update-lock" in problem
+    assert way(report, "native", WeightsMode.COMMITTED).fits
+    assert not any("tuned" in line for w in report.ways if not w.chosen for line in w.problems)
+
+
+def test_the_options_of_a_lock_that_fits_are_those_that_are_priced(tmp_path: Path):
+    asked = tuned_recipe(tmp_path)
+    write_lock(asked, FOUND)
+    assert pinned(asked) == preflights._Pinned(options=FOUND)
+    # An option that tuning does not decide is never taken from a lock: it pins another circuit.
+    write_lock(asked, FOUND | {"batch": 2})
+    (problem,) = pinned(asked).problems
+    assert "pins other values of options" in problem
+
+
+def test_tuning_is_refused_where_publishing_refuses_it(tmp_path: Path):
+    asked = tuned_recipe(tmp_path)
+    (problem,) = pinned(replace(asked, engine="native", weights_mode=None)).problems
+    assert "the engine native needs none of" in problem
+    (problem,) = pinned(replace(asked, options={"scale": 7})).problems
+    assert "states scale, which tuning decides" in problem
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"options": 3}'])
+@pytest.mark.parametrize("more", ["", "tune = true"])
+def test_a_damaged_lock_is_a_problem(tmp_path: Path, text: str, more: str):
+    asked = tuned_recipe(tmp_path, more)
+    (tmp_path / lock.LOCK_NAME).write_text(text)
+    (problem,) = pinned(asked).problems
+    assert "is damaged" in problem
+    assert pinned(asked, update_lock=True).problems == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("engine", "native"),
+        ("engine_version", "0"),
+        ("options", {"scale": 3}),
+        ("input_mode", "public"),
+        ("weights_mode", "fixed"),
+    ],
+)
+def test_a_lock_that_pins_another_circuit_is_a_problem_unless_written_anew(
+    tmp_path: Path, name: str, value: object
+):
+    asked = tuned_recipe(tmp_path, "")
+    fields = lock.foretold(asked)
+    (tmp_path / lock.LOCK_NAME).write_text(json.dumps(fields))
+    assert pinned(asked) == preflights._Pinned()
+    (tmp_path / lock.LOCK_NAME).write_text(json.dumps(fields | {name: value}))
+    (problem,) = pinned(asked).problems
+    assert f"pins other values of {name} than" in problem
+    assert pinned(asked, update_lock=True).problems == ()
+
+
+def test_without_a_lock_a_search_is_announced(tmp_path: Path):
+    asked = tuned_recipe(tmp_path)
+    assert "will search" in pinned(asked).warnings[0]
+    write_lock(asked, FOUND)
+    assert "will search" in pinned(asked, update_lock=True).warnings[0]
+
+
+def test_every_way_of_ezkl_says_that_counts_of_digits_leak(tiny: Report):
+    for found in tiny.ways:
+        said = any("how often digits occur" in line for line in found.warnings)
+        assert said == (found.engine == "ezkl")
+
+
+def test_people_are_told_once_what_several_ways_share(
+    tiny: Report, capsys: pytest.CaptureFixture[str]
+):
+    show(tiny)
+    text = capsys.readouterr().out
+    assert text.count("how often digits occur") == 1
+    assert "! ezkl, every mode:" in text
+    assert "no limit" not in text
+    assert "not counted" in text
+    assert "proofs of a" in text
+    assert "until re-keyed" not in text
+
+
+def test_a_model_that_no_engine_takes_has_no_figures(
+    tiny: Report, capsys: pytest.CaptureFixture[str]
+):
+    ways = tuple(
+        replace(w, estimate=None, batch=None, fits=False, problems=("Not so.",), warnings=())
+        for w in tiny.ways
+    )
+    show(replace(tiny, ways=ways))
+    text = capsys.readouterr().out
+    assert "✗ every engine: Not so." in text
+    assert text.count("Not so.") == 1
+    for word in ("EIP-170", "gas to verify"):
+        assert word not in text
+
+
+@pytest.mark.parametrize(("content", "said"), [("empty", "is empty"), ("no nodes", "no nodes")])
+def test_a_file_that_computes_nothing_is_refused_in_one_sentence(
+    tmp_path: Path, content: str, said: str
+):
+    path = tmp_path / "nothing.onnx"
+    model = onnx.load(tiny_onnx(path))
+    model.graph.ClearField("node")
+    path.write_bytes(b"" if content == "empty" else model.SerializeToString())
+    with pytest.raises(ModelRejected, match=said) as refused:
+        look(recipe.load(path, need_samples=False))
+    assert "xport it again" in str(refused.value.remedy)
+
+
+def test_what_all_engines_refuse_alike_is_said_once():
+    with pytest.raises(ModelRejected) as refused:
+        choose([("native", ("No nodes.",)), ("ezkl", ("No nodes.", "And no inputs."))])
+    assert refused.value.message == "No engine can prove this model: No nodes."
+    with pytest.raises(ModelRejected, match=r"native: No nodes\. ezkl: No inputs\."):
+        choose([("native", ("No nodes.",)), ("ezkl", ("No inputs.",))])
+
+
+def test_help_names_the_folder_of_a_recipe():
+    for command in ("publish", "rekey"):
+        text = CliRunner().invoke(app, [command, "--help"]).output
+        assert "circuits/NAME" in text
+        assert "circuits//" not in text
 
 
 def test_limits_bound_each_child(tmp_path: Path):

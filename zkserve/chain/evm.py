@@ -10,11 +10,10 @@ from typing import Any
 
 from zkserve.encoding import hex_bytes
 from zkserve.errors import ChainError, ModelRejected, Unavailable
+from zkserve.types import CODE_LIMIT_BYTES
 
 SOLC_VERSION = "0.8.37"
 EVM_VERSION = "cancun"
-CODE_LIMIT_BYTES = 24_576
-"""EIP-170: no deployed code is larger."""
 _RUNS = (10_000, 1)  # from fast to small: the smaller is tried only where the faster does not fit
 _OUTPUTS = ("evm.bytecode.object", "evm.deployedBytecode.object", "metadata")
 _TIME_LIMIT_S = 300

@@ -13,6 +13,7 @@ from zkserve.cli.console import JsonErrorsFlag, JsonFlag, answer, progress, read
 from zkserve.errors import InvalidInput
 from zkserve.node import Node
 from zkserve.settings import Settings
+from zkserve.types import CODE_LIMIT_BYTES
 
 if TYPE_CHECKING:  # imported when called: `serve` must stay light, and --help quick
     from zkserve.chain.rpc import Chain
@@ -57,7 +58,7 @@ def connect(settings: Settings) -> Node:
 
 def publish(
     path: Annotated[
-        Path, typer.Argument(help="A circuits/<name>/ folder, or an .onnx file with --samples.")
+        Path, typer.Argument(help="A folder circuits/NAME, or an .onnx file with --samples.")
     ],
     samples: Annotated[
         Path | None, typer.Option(help="Samples (.npz or .json) for a bare .onnx file.")
@@ -85,12 +86,11 @@ def publish(
     With `--dry-run` a bare .onnx needs no samples; the exit status is 1 if it would not publish.
     """
     if dry_run:
-        preview(path, samples, on_chain=chain, as_json=as_json)
+        preview(path, samples, on_chain=chain, update_lock=update_lock, as_json=as_json)
         return
     from zkserve import publish as use_case
     from zkserve import recipe
     from zkserve import register as register_version
-    from zkserve.chain.evm import CODE_LIMIT_BYTES
 
     settings = read_settings()
     log.configure("WARNING")
@@ -172,7 +172,9 @@ def publish(
     answer(data, as_json, *lines)
 
 
-def preview(path: Path, samples: Path | None, *, on_chain: bool, as_json: bool) -> None:
+def preview(
+    path: Path, samples: Path | None, *, on_chain: bool, update_lock: bool, as_json: bool
+) -> None:
     """Show what publishing would give and cost, and exit with 1 if it would not go through."""
     from zkserve import recipe
     from zkserve.cli.preflight import show
@@ -182,7 +184,7 @@ def preview(path: Path, samples: Path | None, *, on_chain: bool, as_json: bool) 
     log.configure("WARNING")
     asked = recipe.load(path, samples=samples, need_samples=False)
     with progress(as_json) as say:
-        report = preflight(asked, progress=say, on_chain=on_chain)
+        report = preflight(asked, progress=say, on_chain=on_chain, update_lock=update_lock)
     if as_json:
         answer(report.to_dict(), as_json)
     else:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from zkserve.cli.console import out, table
 from zkserve.engines.cost import Estimate
-from zkserve.preflight import CODE_LIMIT_BYTES, Report, Way
+from zkserve.preflight import Report, Way
+from zkserve.types import CODE_LIMIT_BYTES
 
 _MB = 1e6
 _LABELS = 3
@@ -35,17 +36,18 @@ def show(report: Report) -> None:
             for operator in report.operators
         ],
     )
-    table(
-        "Predicted on this machine",
-        ("", *(_title(way) for way in report.ways)),
-        [(name, *cells) for name, *cells in _rows(report)],
-    )
-    out.print(f"  A chain takes a verifier of {CODE_LIMIT_BYTES:,} bytes (EIP-170).", markup=False)
-    for way in report.ways:
-        for problem in way.problems:
-            out.print(f"  ✗ {_title(way)}: {problem}", markup=False)
-        for warning in way.warnings:
-            out.print(f"  ! {_title(way)}: {warning}", markup=False)
+    if any(way.estimate for way in report.ways):
+        table(
+            "Predicted on this machine",
+            ("", *(_title(way) for way in report.ways)),
+            [(name, *cells) for name, *cells in _rows(report)],
+        )
+        limit = f"  A chain takes a verifier of {CODE_LIMIT_BYTES:,} bytes (EIP-170)."
+        out.print(limit, markup=False)
+    for who, problem in _once(report.ways, lambda way: way.problems):
+        out.print(f"  ✗ {who}: {problem}", markup=False)
+    for who, warning in _once(report.ways, lambda way: way.warnings):
+        out.print(f"  ! {who}: {warning}", markup=False)
     for line in report.unknown:
         out.print(f"  ? {line}", markup=False)
 
@@ -57,6 +59,25 @@ def _engines(report: Report) -> tuple[str, ...]:
 def _where(nodes: tuple[str, ...], count: int) -> str:
     named = ", ".join(nodes[:_LABELS])
     return named if count <= _LABELS else f"{named} and {count - _LABELS} more"
+
+
+def _once(
+    ways: tuple[Way, ...], said: Callable[[Way], tuple[str, ...]]
+) -> Iterator[tuple[str, str]]:
+    """Yield each sentence once, after the ways that it is about."""
+    about: dict[str, list[Way]] = {}
+    for way in ways:
+        for sentence in said(way):
+            about.setdefault(sentence, []).append(way)
+    for sentence, found in about.items():
+        names = {way.engine for way in found}
+        if len(found) == len(ways):
+            who = "every engine"
+        elif len(found) > 1 and found == [way for way in ways if way.engine in names]:
+            who = ", ".join(sorted(names)) + ", every mode"
+        else:
+            who = "; ".join(map(_title, found))
+        yield who, sentence
 
 
 def _title(way: Way) -> str:
@@ -84,7 +105,7 @@ def _rows(report: Report) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [("fits", *("yes" if way.fits else "no" for way in ways))]
     for name, cell in _CELLS:
         rows.append((name, *("–" if w.estimate is None else cell(w.estimate) for w in ways)))
-    rows.append(("proofs until re-keyed", *map(_budget, ways)))
+    rows.append(("proofs of a fresh budget", *map(_budget, ways)))
     for size in sorted({way.batch.size for way in ways if way.batch}):
         rows.append((f"CPU-s of one in {size}", *(_price(way, size) for way in ways)))
     return rows
@@ -92,7 +113,7 @@ def _rows(report: Report) -> list[tuple[str, ...]]:
 
 def _budget(way: Way) -> str:
     if way.estimate is None or way.estimate.leak is None:
-        return "no limit" if way.estimate else "–"
+        return "not counted" if way.estimate else "–"
     return f"{way.estimate.leak.proofs:,}"
 
 

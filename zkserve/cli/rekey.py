@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 
 def rekey(
     path: Annotated[
-        Path, typer.Argument(help="The model's circuits/<name>/ folder, or .onnx with --samples.")
+        Path, typer.Argument(help="The model's folder circuits/NAME, or .onnx with --samples.")
     ],
     samples: Annotated[
         Path | None, typer.Option(help="Samples (.npz or .json) for a bare .onnx file.")

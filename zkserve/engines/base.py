@@ -103,6 +103,8 @@ class Engine(Protocol):
     """What a plan may ask for."""
     verifying_key: str
     """The artifact that the verifier contract is made from; registries hold its digest."""
+    leak_warning: str
+    """What its proofs tell in every weights mode that no budget counts, in sentences; or ""."""
 
     def unsupported(self, model: Path, *, limits: Limits = ...) -> tuple[str, ...]:
         """Return why an untrusted ONNX file cannot be proved here, a sentence each.

@@ -43,6 +43,12 @@ def choose(found: Iterable[tuple[str, tuple[str, ...]]]) -> Choice:
             why = "; ".join(passed).rstrip(".") or "it can prove all that the model needs"
             return Choice(engine=name, why=why, objections=objections)
         objections[name] = said
+    reasons = {first for first, *_ in objections.values()}
+    if len(reasons) == 1:
+        raise ModelRejected(
+            f"No engine can prove this model: {reasons.pop()}",
+            remedy="Correct it and export it again; docs/engines.md says what engines take.",
+        )
     raise ModelRejected(
         "No engine can prove this model: "
         + " ".join(f"{name}: {first}" for name, (first, *_) in objections.items()),

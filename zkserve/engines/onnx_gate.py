@@ -63,10 +63,15 @@ def read(path: Path) -> onnx.ModelProto:
     """Parse a file, whose tensors outside of it are not looked for.
 
     Raises:
-        ModelRejected: it is too large, or no ONNX model.
+        ModelRejected: it is too large, or no ONNX model, or one that computes nothing.
 
     """
     size = path.stat().st_size
+    if not size:
+        raise ModelRejected(
+            "The model file is empty: it is not an ONNX model.",
+            remedy="Export it again, and check that the file is whole.",
+        )
     if size > MAX_FILE_BYTES:
         raise ModelRejected(
             f"The model file has {size} bytes; at most {MAX_FILE_BYTES} may come.",
@@ -81,12 +86,15 @@ def read(path: Path) -> onnx.ModelProto:
                 remedy="Export the model to ONNX (torch.onnx.export); nothing pickled is read.",
             )
     try:
-        return onnx.load(path, load_external_data=False)
+        model = onnx.load(path, load_external_data=False)
     except Exception as exc:
         raise ModelRejected(
             f"The file is not an ONNX model: {first_line(exc)}.",
             remedy="Export it again, and check that the file is whole.",
         ) from exc
+    if not model.graph.node:
+        raise ModelRejected("The model has no nodes: it computes nothing.", remedy=EXPORT_AGAIN)
+    return model
 
 
 def check(model: onnx.ModelProto, operators: frozenset[str], opsets: range) -> None:
@@ -198,8 +206,6 @@ def _check_counts(graph: onnx.GraphProto) -> None:
             raise ModelRejected(
                 f"The model has {len(parts)} {what}; at most {most} may come.", remedy=EXPORT_AGAIN
             )
-    if not graph.node:
-        raise ModelRejected("The model has no nodes: it computes nothing.", remedy=EXPORT_AGAIN)
 
 
 def check_names(graph: onnx.GraphProto) -> None:

@@ -67,6 +67,7 @@ class EzklEngine:
     weights_mode = WeightsMode.HASHED
     weights_modes: tuple[WeightsMode, ...] = WEIGHTS_MODES
     verifying_key = "verifying_key"
+    leak_warning = leak.DIGITS_WARNING
 
     def __init__(self) -> None:
         self.version = importlib.metadata.version("ezkl")

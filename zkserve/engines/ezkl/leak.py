@@ -29,6 +29,11 @@ FIELD_BITS = 254
 """Bits of one evaluation, an element of BN254's scalar field."""
 DEFAULT_FRACTION = 0.25
 MAX_FRACTION = 0.5
+DIGITS_WARNING = (
+    "Proofs of ezkl are not zero-knowledge: in every weights mode each tells something of how "
+    "often digits occur in what is computed, from which weights can be found where inputs are "
+    "known; no budget counts that (docs/weights-leak.md). The native engine hides it."
+)
 _UNUSABLE_ROWS = 6
 """Rows at the end of a column that ezkl keeps clear when it counts the columns it needs."""
 _COUNTED = re.compile(r"rhs := addmod\(rhs, sub\(R, mulmod\(calldataload\(0x\w+\), tmp")

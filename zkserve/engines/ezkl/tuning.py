@@ -155,11 +155,7 @@ def tune(
         ModelRejected: no circuit keeps the tolerance.
 
     """
-    if stated := sorted(CHOSEN & plan.options.keys()):
-        raise RecipeInvalid(
-            f"The recipe asks for tuning and states {', '.join(stated)}, which tuning decides.",
-            remedy="Drop these options, or tune = true.",
-        )
+    require_undecided(plan)
     kept = cache / f"{key(version, model, plan, calibration, tolerance)}.json"
     if not fresh and (found := _read(kept)) is not None:
         progress("using the circuit that was found before")
@@ -167,6 +163,20 @@ def tune(
     answer = _search(model, plan, calibration, tolerance, limits, progress, cancelled)
     _write(kept, answer)
     return answer
+
+
+def require_undecided(plan: CircuitPlan) -> None:
+    """Return if a plan leaves to tuning what tuning decides.
+
+    Raises:
+        RecipeInvalid: it states such an option.
+
+    """
+    if stated := sorted(CHOSEN & plan.options.keys()):
+        raise RecipeInvalid(
+            f"The recipe asks for tuning and states {', '.join(stated)}, which tuning decides.",
+            remedy="Drop these options, or tune = true.",
+        )
 
 
 def key(

@@ -64,6 +64,7 @@ class NativeEngine:
     weights_mode = WeightsMode.COMMITTED
     weights_modes: tuple[WeightsMode, ...] = (WeightsMode.COMMITTED,)
     verifying_key = "description"
+    leak_warning = ""
 
     def __init__(self) -> None:
         self._provers = WarmChildren(idle=_IDLE_CHILDREN, niceness=HEAVY_NICENESS)
