@@ -13,7 +13,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from zkserve import recipe
+from zkserve.engines.base import CircuitPlan
+from zkserve.engines.ezkl import tuning
 from zkserve.recipe import Recipe
+from zkserve.types import WeightsMode
 
 FOLDERS = sorted(
     path.parent for path in (Path(__file__).parents[2] / "circuits").glob("*/recipe.toml")
@@ -121,9 +124,24 @@ def test_card_and_recipe_are_those_of_the_lock(circuit: Recipe) -> None:
         pytest.skip("not published yet")
     lock = json.loads(path.read_text(encoding="utf-8"))
     agreement = lock["agreement"]
-    assert lock["options"] == dict(circuit.options)
+    assert circuit.options.items() <= lock["options"].items()
+    assert circuit.tune or lock["options"].keys() == circuit.options.keys()
     assert agreement["max_abs"] <= circuit.tolerance
     assert agreement["samples"] == len(recipe.samples(circuit).held_out)
     card = (circuit.folder / "README.md").read_text(encoding="utf-8")
     accuracy = f"{agreement['circuit_accuracy']:.1%}".replace("%", " %")
     assert f"| circuit | {accuracy} |" in card
+
+
+def test_tuned_options_in_a_lock_are_those_of_this_very_model(circuit: Recipe, onnx: Path) -> None:
+    if not circuit.tune:
+        pytest.skip("not tuned")
+    lock = json.loads((circuit.folder / "circuit.lock").read_text(encoding="utf-8"))
+    plan = CircuitPlan(
+        input_mode=circuit.input_mode,
+        weights_mode=WeightsMode(lock["weights_mode"]),
+        options=circuit.options,
+    )
+    calibration = recipe.samples(circuit).calibration
+    expected = tuning.key(lock["engine_version"], onnx, plan, calibration, circuit.tolerance)
+    assert lock["tuned_for"] == expected
