@@ -97,9 +97,17 @@ class Circuits:
         """Return the range of the lookup tables, as far as samples were computed."""
         return tuning.widened(*self._lookups.get(numbers, (0, 0)), self._margin)
 
-    def kind(self, numbers: Numbers) -> tuple[Any, ...]:
-        """Return what tells whether a circuit rounds in the same places as another."""
-        settings = self.drawn(numbers, 3, 1)
+    def kind(self, numbers: Numbers) -> tuple[Any, ...] | None:
+        """Return what tells whether a circuit rounds in the same places as another.
+
+        None: rounded back that late, scales grow past what ezkl can lay out.
+        """
+        try:
+            settings = self.drawn(numbers, 3, 1)
+        except ModelRejected:
+            if numbers.rebase == tuning.REBASES[0]:
+                raise  # no multiplier keeps scales smaller
+            return None
         return (settings["total_assignments"], tuple(settings["model_output_scales"]))
 
     def size(self, numbers: Numbers) -> int:

@@ -300,8 +300,11 @@ def widened(low: int, high: int, margin: int) -> tuple[int, int]:
 
 
 def rebases(numbers: Callable[[int], Numbers], kind: Callable[[Numbers], Any]) -> Iterator[Numbers]:
-    """Yield numbers for each multiplier that makes another circuit than those before."""
-    seen = set()
+    """Yield numbers for each multiplier that makes another circuit than those before.
+
+    ``kind`` gives None for what makes no circuit.
+    """
+    seen = {None}
     for multiplier in REBASES:
         candidate = numbers(multiplier)
         if (found := kind(candidate)) not in seen:
