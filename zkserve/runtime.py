@@ -17,6 +17,7 @@ import hashlib
 import os
 import shutil
 import stat
+import subprocess
 import tempfile
 import threading
 import time
@@ -101,8 +102,10 @@ def make_folder() -> tuple[Path, int]:
 
 def remove_folder(folder: Path, lock: int) -> None:
     """Remove a private folder and let go of it."""
-    shutil.rmtree(folder, ignore_errors=True)
-    os.close(lock)
+    try:
+        _remove(folder)
+    finally:
+        os.close(lock)
 
 
 @contextlib.contextmanager
@@ -122,12 +125,21 @@ def sweep_abandoned() -> None:
             with contextlib.suppress(OSError):
                 if time.time() - folder.stat().st_mtime < ABANDONED_AFTER_S:
                     continue
-                lock = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW)
+                # Others may put what they like under the name, a pipe that nobody writes too.
+                lock = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
                 try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(folder, ignore_errors=True)
+                    if os.fstat(lock).st_uid == os.geteuid():
+                        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        _remove(folder)
                 finally:
                     os.close(lock)
+
+
+def _remove(folder: Path) -> None:
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    except RecursionError:  # nested too deeply for Python
+        subprocess.run(["rm", "-rf", "--", str(folder)], check=False)
 
 
 class Held:

@@ -136,3 +136,22 @@ def test_engines_are_found_by_name():
     assert engine("ezkl").name == "ezkl"
     with pytest.raises(NotFound, match="no engine"):
         engine("nothing")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("decomp_legs", 1 << 40), ("decomp_legs", 0), ("decomp_base", 1 << 40), ("decomp_base", 1)],
+)
+def test_powers_that_nobody_can_compute_are_refused_at_once(tmp_path: Path, name: str, value: int):
+    settings = copy.deepcopy(SOUND)
+    settings["run_args"][name] = value
+    with pytest.raises(BundleMismatch, match="digits of base"):
+        Settings.read(written(tmp_path, settings))
+
+
+def test_nested_and_endless_settings_are_refused(tmp_path: Path):
+    path = tmp_path / "settings.json"
+    for text in ("[" * 100_000, " " * (16 << 20) + "{}"):
+        path.write_text(text)
+        with pytest.raises(BundleMismatch, match="cannot be read"):
+            Settings.read(path)

@@ -281,3 +281,23 @@ def test_without_the_setting_it_is_memory(monkeypatch: pytest.MonkeyPatch):
         assert runtime.root() == Path("/dev/shm")
     monkeypatch.setattr(runtime, "_MEMORY", Path("/nowhere"))
     assert runtime.root().is_dir()
+
+
+def test_what_others_leave_under_a_childs_name_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv(runtime.VARIABLE, str(tmp_path))
+    pipe, nested = (tmp_path / (runtime.FOLDER_PREFIX + name) for name in ("pipe", "nested"))
+    os.mkfifo(pipe)
+    nested.mkdir()
+    descriptor = os.open(nested, os.O_RDONLY)
+    for _ in range(1500):  # by descriptors: the whole path is longer than a path may be
+        os.mkdir("deeper", dir_fd=descriptor)
+        inner = os.open("deeper", os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = inner
+    os.close(descriptor)
+    for path in (pipe, nested):
+        os.utime(path, (0, 0))
+    runtime.sweep_abandoned()
+    assert [path.name for path in tmp_path.iterdir()] == [pipe.name]

@@ -45,6 +45,7 @@ POLL_S = 0.05
 ADDRESS_SPACE_SLACK_BYTES = 4 << 30
 MAX_REPLY_BYTES = 256 << 20
 MAX_TEXT = 2000
+_TAIL_BYTES = 4096
 _SIGNALLED = 128
 _LONGEST_S = 1e8
 _BUBBLEWRAP_ENDS_S = 2.0
@@ -87,6 +88,7 @@ class Child:
         limits: Bounds of every call; the address space is bounded at twice the memory and 4 GiB.
         niceness: Added to the scheduling niceness; larger yields to others.
         reach: Files and folders that the child is confined to; None: it is trusted with files.
+            What it writes is looked at by :func:`run_child` only.
 
     Raises:
         Unavailable: bubblewrap is required for a confined child, and does not work here.
@@ -97,10 +99,9 @@ class Child:
         self.limits = limits
         self._confined = reach is not None
         self._wrapped = self._confined and sandbox.in_force().bubblewrap
-        self._writable = reach.writable if reach else ()
         self.folder, lock = runtime.make_folder()
         self._replies, reply_end = os.pipe()
-        self._output = (self.folder / "output").open("ab")
+        self._output = (self.folder / "output").open("a+b")
         command = _command(self.folder, reach, self._wrapped, reply_end, limits, niceness)
         try:
             self._process: subprocess.Popen[bytes] = _spawner.submit(
@@ -172,8 +173,6 @@ class Child:
             raise
         if "error" in reply:
             raise _error(**reply["error"])
-        for folder in self._writable:
-            _require_plain(folder)
         return Answer(**reply, wall_s=time.monotonic() - started)
 
     def _exchange(
@@ -239,7 +238,7 @@ class Child:
         reason = f"exit status {status}"
         if -status in set(signal.Signals):
             reason = signal.Signals(-status).name
-        output = (self.folder / "output").read_bytes()[-4096:]
+        output = _tail(self._output)  # of our own descriptor: what bears the name may be a pipe
         if b"memory allocation of" in output or b"MemoryError" in output:
             reason += ", out of memory"
         elif status == -signal.SIGXCPU:
@@ -262,9 +261,13 @@ def run_child(
     """Run ``module:function`` in a child of its own; see :meth:`Child.call` for the errors."""
     child = Child(limits=limits, niceness=niceness, reach=reach)
     try:
-        return child.call(target, progress=progress, cancelled=cancelled, **arguments)
+        answer = child.call(target, progress=progress, cancelled=cancelled, **arguments)
     finally:
         child.close()
+    # Not before it has ended: a thread of it could put a link there after the look.
+    for folder in reach.writable if reach else ():
+        _require_plain(folder)
+    return answer
 
 
 def report(phrase: str) -> None:
@@ -327,6 +330,11 @@ def _end(
     runtime.remove_folder(folder, lock)
 
 
+def _tail(file: IO[bytes]) -> bytes:
+    size_bytes = os.fstat(file.fileno()).st_size
+    return os.pread(file.fileno(), _TAIL_BYTES, max(0, size_bytes - _TAIL_BYTES))
+
+
 def _rss_bytes(pid: int) -> int:
     with contextlib.suppress(psutil.NoSuchProcess):
         return int(psutil.Process(pid).memory_info().rss)
@@ -344,10 +352,13 @@ def _tree(pid: int) -> Iterator[int]:
 
 def _folder_bytes(folder: Path) -> int:
     size_bytes = 0
-    for at, _, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(OSError):
-                size_bytes += os.lstat(os.path.join(at, name)).st_blocks * 512  # noqa: PTH118
+    try:
+        for at, _, names in os.walk(folder):
+            for name in names:
+                with contextlib.suppress(OSError):
+                    size_bytes += os.lstat(os.path.join(at, name)).st_blocks * 512  # noqa: PTH118
+    except RecursionError:  # folders nested by the hundred: nothing honest does that
+        return sys.maxsize
     return size_bytes
 
 

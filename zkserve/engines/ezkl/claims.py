@@ -127,7 +127,10 @@ def check_weights(manifest: CircuitManifest, proof: bytes) -> None:
         if manifest.weights != fixed_weights(manifest.pins["verifying_key"]):
             raise BundleMismatch("The manifest's weights are not those of its verifying key.")
     elif manifest.weights_mode is WeightsMode.POLYCOMMIT:
-        found = polycommit_weights(proof, parameter(manifest, "weights_points"))
+        points = parameter(manifest, "weights_points")
+        if points < 1:
+            raise BundleMismatch("The manifest counts no commitments to the weights.")
+        found = polycommit_weights(proof, points)
         if found != manifest.weights:
             raise ProofInvalid("The proof is of other weights: it begins with another commitment.")
 

@@ -301,6 +301,16 @@ class EzklEngine:
             )
         if manifest.input_mode is InputMode.COMMITTED:
             lines.append("That the salt of a committed input does not matter is the owner's word.")
+        if manifest.weights_mode is WeightsMode.FIXED:
+            lines.append(
+                "That the weights are constants of the verifying key is the owner's word: a key "
+                "made to leave them free, under settings that say otherwise, proves any weights."
+            )
+        if manifest.weights_mode is WeightsMode.POLYCOMMIT:
+            lines.append(
+                "That the commitments which proofs begin with are to all the weights is the "
+                "owner's word."
+            )
         if manifest.leak is not None:
             lines.append(
                 f"It hides the weights only while few proofs are made ({manifest.weights_mode}): "

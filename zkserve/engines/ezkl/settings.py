@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zkserve.encoding import parse_json
 from zkserve.errors import BundleMismatch, InputOutOfRange
 from zkserve.types import InputMode, Scale, WeightsMode
+
+_MAX_BYTES = 16 << 20
+_MAX_BASE = 1 << 24
+_MAX_DIGITS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +41,9 @@ class Settings:
 
         """
         try:
-            return cls._parse(json.loads(path.read_bytes()))
+            if path.stat().st_size > _MAX_BYTES:
+                raise ValueError("it is too large")
+            return cls._parse(parse_json(path.read_bytes()))
         except (KeyError, TypeError, ValueError, IndexError) as exc:
             raise BundleMismatch(f"The circuit's settings cannot be read: {exc!r}.") from exc
 
@@ -66,6 +72,9 @@ class Settings:
         if input_scale < 0 or output_scale < 0:
             raise BundleMismatch("The circuit's settings have a negative scale.")
         minimum, maximum = run_args["lookup_range"]
+        base, digits = run_args["decomp_base"], run_args["decomp_legs"]
+        if not (2 <= base <= _MAX_BASE and 1 <= digits <= _MAX_DIGITS):
+            raise BundleMismatch(f"The circuit's settings have {digits} digits of base {base}.")
         return cls(
             input_mode=mode,
             weights_mode=weights_mode,
@@ -73,7 +82,7 @@ class Settings:
             output_scale=Scale(multiplier=1, shift=output_scale),
             logrows=run_args["logrows"],
             rows=settings["num_rows"],
-            element_bound=run_args["decomp_base"] ** run_args["decomp_legs"],
+            element_bound=base**digits,
             constants=settings["total_const_size"],
             lookup_range=(minimum, maximum) if settings["required_lookups"] else None,
         )
