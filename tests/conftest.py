@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests import databases, fakes
-from zkserve import runtime
+from zkserve import log, runtime
 from zkserve.node import Node
 from zkserve.store.queue import JobQueue
 from zkserve.store.tables import VersionRow
@@ -23,6 +23,12 @@ def _runtime_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(runtime.VARIABLE, str(folder))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _logs_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands run here would leave loggers that write to what was standard error in one test."""
+    monkeypatch.setattr(log, "configure", lambda _: None)
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import random
 import shutil
 import stat
 import subprocess
@@ -191,8 +192,10 @@ class ClearCopies:
                 with contextlib.suppress(FileNotFoundError):
                     os.utime(path)
                     return Held(path, lock, self)
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                if not path.exists():
+                # Never waited for: who made the copy meanwhile holds it, perhaps for ever.
+                if not _lock_alone(lock):
+                    time.sleep(random.uniform(0.001, 0.02))  # noqa: S311
+                elif not path.exists():
                     self._make(path, size_bytes, write)
         except BaseException:
             os.close(lock)
@@ -270,6 +273,16 @@ def _discard(path: Path) -> None:
             path.unlink(missing_ok=True)
         finally:
             os.close(lock)
+
+
+def _lock_alone(lock: int) -> bool:
+    """Turn a lock into one that is ours alone; where others share it, let go of it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        return False
+    return True
 
 
 def _lock_of(path: Path) -> Path:

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import select
 
 from tests.hostile import models, samples, sharing
-from zkserve import cli, log, runtime
+from zkserve import cli, runtime
 from zkserve.engines.child import Child
 from zkserve.store.database import Database
 from zkserve.store.tables import JobRow, VersionRow
@@ -92,8 +92,6 @@ def owner(
     monkeypatch.setenv("ZKSERVE_DATA_DIR", str(data))
     monkeypatch.setenv(runtime.VARIABLE, str(tmp_path / "runtime"))
     monkeypatch.chdir(tmp_path)
-    # Loggers of this process would go on writing to what stands for standard error in one test.
-    monkeypatch.setattr(log, "configure", lambda _: None)
     return Owner(tmp_path, capsys, monkeypatch)
 
 

@@ -15,7 +15,7 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
-from zkserve import cli, log
+from zkserve import cli
 from zkserve.cli.console import report_error
 from zkserve.cli.user import _version_number
 from zkserve.client import Client, Prediction
@@ -49,8 +49,6 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     for name, value in PLAIN.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
-    # Loggers of this process would go on writing to what stands for standard error in one test.
-    monkeypatch.setattr(log, "configure", lambda _: None)
 
     def run(*arguments: str, stdin: bytes = b"") -> Ended:
         monkeypatch.setattr(sys, "argv", ["zkserve", *arguments])

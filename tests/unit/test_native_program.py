@@ -116,9 +116,13 @@ def cells_of(made: Quantised, samples: np.ndarray) -> np.ndarray:
     return cells.reshape(-1, tensor.channels, tensor.height, tensor.width)
 
 
-TABULATED = {"activations", "max_pool_after_a_bump", "gelu", "gelu_tanh"} | {
-    f"exported_gelu_{i}" for i in range(3)
-}
+TABULATED = {
+    "activations",
+    "max_pool_after_a_bump",
+    "gelu",
+    "gelu_tanh",
+    "products_of_constants",
+} | {f"exported_gelu_{i}" for i in range(3)}
 
 
 @pytest.mark.parametrize("name", lowered.BUILDS)

@@ -121,7 +121,7 @@ def test_the_engine_protocol_is_what_engines_were_written_for():
         if inspect.isfunction(value) and not name.startswith("_")
     }
     assert methods == PROTOCOL
-    named = {"name", "version", "weights_mode", "weights_modes", "verifying_key"}
+    named = {"name", "version", "weights_mode", "weights_modes", "verifying_key", "leak_warning"}
     assert base.Engine.__annotations__.keys() == named
 
 
