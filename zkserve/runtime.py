@@ -15,7 +15,6 @@ import errno
 import fcntl
 import hashlib
 import os
-import random
 import shutil
 import stat
 import subprocess
@@ -37,6 +36,7 @@ ABANDONED_AFTER_S = 60.0
 MARGIN_BYTES = 8 << 20
 """Left free beside what is put in."""
 _MEMORY = Path("/dev/shm")  # noqa: S108 (folders in it are made private)
+_HOLDING, _MAKING, _PART = ".lock", ".making", ".part"
 _IN_MEMORY = frozenset({"tmpfs", "ramfs"})
 
 
@@ -162,8 +162,10 @@ class ClearCopies:
     first, but none that is held. The last process that leaves removes them all; what is left where
     the last one was killed, the next one to leave removes.
 
-    Each name has a lock of its own: shared by those who hold the copy, alone for who makes or
-    removes it. Each process shares the folder's own lock, and removes the folder alone.
+    Each name has two locks. The one is shared by those who hold or want the copy, and alone for who
+    removes it, who never waits for it. The other is alone for who makes it, who has the first one
+    too. No lock is ever converted: that is not atomic. Each process shares the folder's own lock,
+    and removes the folder alone.
     """
 
     def __init__(self, sealed: Path) -> None:
@@ -185,26 +187,24 @@ class ClearCopies:
 
         """
         path = self._enter() / name
-        lock = os.open(_lock_of(path), os.O_CREAT | os.O_RDWR, 0o600)
+        lock = _locked(path.with_suffix(_HOLDING), fcntl.LOCK_SH)
         try:
             while True:
-                fcntl.flock(lock, fcntl.LOCK_SH)
                 with contextlib.suppress(FileNotFoundError):
                     os.utime(path)
                     return Held(path, lock, self)
-                # Never waited for: who made the copy meanwhile holds it, perhaps for ever.
-                if not _lock_alone(lock):
-                    time.sleep(random.uniform(0.001, 0.02))  # noqa: S311
-                elif not path.exists():
-                    self._make(path, size_bytes, write)
+                # Nobody removes it from now on, as we hold the name; one of us makes it.
+                with _making(path):
+                    if not path.exists():
+                        self._make(path, size_bytes, write)
         except BaseException:
             os.close(lock)
             raise
 
     def _make(self, path: Path, size_bytes: int, write: Callable[[BinaryIO], None]) -> None:
+        part = path.with_suffix(_PART)
+        part.unlink(missing_ok=True)  # of a process that was killed; it would count as used room
         self._make_room(path, size_bytes)
-        part = _part_of(path)
-        part.unlink(missing_ok=True)  # of a process that was killed
         try:
             descriptor = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o400)
             with os.fdopen(descriptor, "wb") as file:
@@ -221,7 +221,7 @@ class ClearCopies:
         for path in sorted(wanted.parent.glob("*"), key=_used_at):
             if free_bytes() >= size_bytes + MARGIN_BYTES:
                 return
-            if path.suffix != ".lock":
+            if path.suffix in ("", _PART):
                 _discard(path)
         require_room(size_bytes, f"a file of {size_bytes >> 20} MiB")
 
@@ -265,32 +265,32 @@ def _leave(folder: Path, descriptor: int) -> None:
 
 
 def _discard(path: Path) -> None:
-    """Remove a copy, or what was left of one, unless somebody holds or makes it."""
+    """Remove a copy, or what was left of one, unless somebody holds or wants it."""
     with contextlib.suppress(OSError):
-        lock = os.open(_lock_of(path), os.O_CREAT | os.O_RDWR, 0o600)
+        lock = _locked(path.with_suffix(_HOLDING), fcntl.LOCK_EX | fcntl.LOCK_NB)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink(missing_ok=True)
         finally:
             os.close(lock)
 
 
-def _lock_alone(lock: int) -> bool:
-    """Turn a lock into one that is ours alone; where others share it, let go of it."""
+@contextlib.contextmanager
+def _making(path: Path) -> Iterator[None]:
+    lock = _locked(path.with_suffix(_MAKING), fcntl.LOCK_EX)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        fcntl.flock(lock, fcntl.LOCK_UN)
-        return False
-    return True
+        yield
+    finally:
+        os.close(lock)
 
 
-def _lock_of(path: Path) -> Path:
-    return path.with_suffix(".lock")
-
-
-def _part_of(path: Path) -> Path:
-    return path.with_suffix(".part")
+def _locked(path: Path, how: int) -> int:
+    lock = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(lock, how)
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
 
 
 def _used_at(path: Path) -> float:

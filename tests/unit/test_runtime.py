@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import shutil
 import stat
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -22,6 +24,7 @@ from zkserve.errors import Unavailable
 from zkserve.runtime import ClearCopies, Held
 
 NAME, OTHER = "ab" * 32, "cd" * 32
+PATIENCE_S = 120.0
 
 
 @pytest.fixture(autouse=True)
@@ -110,7 +113,7 @@ def test_a_failure_leaves_nothing_and_the_next_one_succeeds(copies: ClearCopies)
 
     with pytest.raises(KeyboardInterrupt):
         copies.hold(NAME, 6, fail)
-    assert not [path for path in copies.folder.iterdir() if path.suffix != ".lock"]
+    assert not [p for p in copies.folder.iterdir() if p.suffix not in (".lock", ".making")]
     assert copies.hold(NAME, 6, writing(b"secret")).path.read_bytes() == b"secret"
 
 
@@ -221,7 +224,7 @@ def test_a_process_killed_in_the_middle_blocks_and_spoils_nothing(
     other.communicate()
     held = copies.hold(NAME, 10, writing(b"half whole"))
     assert held.path.read_bytes() == b"half whole"
-    assert {path.suffix for path in copies.folder.iterdir()} == {"", ".lock"}
+    assert {path.suffix for path in copies.folder.iterdir()} == {"", ".lock", ".making"}
 
 
 def test_what_another_process_holds_stays_and_is_shared(
@@ -235,6 +238,114 @@ def test_what_another_process_holds_stays_and_is_shared(
     other.kill()
     other.communicate()
     copies.hold(OTHER, 10, writing(bytes(10)))
+
+
+def test_what_a_killed_process_left_half_made_takes_no_room_from_its_successor(
+    tmp_path: Path, copies: ClearCopies, monkeypatch: pytest.MonkeyPatch
+):
+    other = _holder(tmp_path, "inside")
+    other.kill()
+    other.communicate()
+    assert [path.stat().st_size for path in copies.folder.glob("*.part")] == [4]
+    _bound(monkeypatch, copies, 10)
+    held = copies.hold(NAME, 10, writing(b"half whole"))
+    assert held.path.read_bytes() == b"half whole"
+
+
+def test_a_copy_that_vanished_is_made_again_though_somebody_holds_it(
+    tmp_path: Path, copies: ClearCopies
+):
+    """Whoever deletes single files, as systemd-tmpfiles may, stops nobody for good."""
+    first = copies.hold(NAME, 6, writing(b"secret"))
+    first.path.unlink()
+    found: list[Held] = []
+    seeker = threading.Thread(
+        target=lambda: found.append(ClearCopies(tmp_path).hold(NAME, 6, writing(b"secret"))),
+        daemon=True,
+    )
+    seeker.start()
+    seeker.join(PATIENCE_S)
+    assert found, "it waits for who holds what is not there"
+    assert first.path.read_bytes() == b"secret"
+
+
+STORM = """
+    import os, random, sys, time
+    from pathlib import Path
+    from zkserve import runtime
+    from zkserve.errors import Unavailable
+
+    sealed, seed, rounds = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    copies, draw = runtime.ClearCopies(sealed), random.Random(seed)
+    SIZE, FIT = 4096, 3
+
+    def free():
+        used = 0
+        for path in copies.folder.glob("*"):
+            try:
+                used += path.stat().st_size
+            except FileNotFoundError:
+                pass
+        return FIT * SIZE + runtime.MARGIN_BYTES - used
+
+    def content(name):
+        return (name * SIZE)[:SIZE].encode()
+
+    def write(file):
+        data = content(name)
+        file.write(data[:100])
+        file.flush()
+        if draw.random() < 0.2:
+            time.sleep(0.002)
+        file.write(data[100:])
+
+    runtime.free_bytes = free
+    while rounds:
+        name = draw.choice("abcdef") * 64
+        try:
+            held = copies.hold(name, SIZE, write)
+        except Unavailable:  # others hold all the room
+            time.sleep(0.001)
+            continue
+        rounds -= 1
+        print("working", flush=True)
+        for _ in range(3):
+            if held.path.read_bytes() != content(name):
+                sys.exit("what is held was changed")
+            time.sleep(draw.random() / 2000)
+        del held
+"""
+
+
+def _storm(sealed: Path, seed: int, rounds: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", textwrap.dedent(STORM), str(sealed), str(seed), str(rounds)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_processes_that_come_go_and_are_killed_share_what_does_not_fit_them_all(
+    tmp_path: Path, copies: ClearCopies
+):
+    """Room for three of six copies: each one held is whole, and everybody gets on."""
+    lasting = [_storm(tmp_path, seed, 150) for seed in range(3)]
+    draw = random.Random(7)
+    try:
+        for seed in range(10, 16):
+            with _storm(tmp_path, seed, 1 << 30) as doomed:
+                assert doomed.stdout is not None
+                assert doomed.stdout.readline() == "working\n"
+                time.sleep(draw.uniform(0.0, 0.05))
+                doomed.kill()
+        for process in lasting:
+            _, said = process.communicate(timeout=PATIENCE_S)
+            assert process.returncode == 0, said
+    finally:
+        for process in lasting:
+            process.kill()
+            process.communicate()
+    for name in "abcdef":  # nothing is left locked
+        held = copies.hold(name * 64, 1, writing((name * 4096).encode()))
+        assert held.path.read_bytes() == (name * 4096).encode()
+        del held
 
 
 def test_a_process_that_ends_leaves_nothing(tmp_path: Path, copies: ClearCopies):
