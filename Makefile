@@ -72,6 +72,8 @@ bench: setup ## Benchmarks with raw results under benchmarks/results
 	$(BIN)/python -m benchmarks.service_overhead --table
 	$(BIN)/python -m benchmarks.extraction --out benchmarks/results/extraction.json
 	$(BIN)/python -m benchmarks.extraction --table
+	$(BIN)/python -m benchmarks.cost_model --out benchmarks/results/cost_model.json
+	$(BIN)/python -m benchmarks.cost_model --fit
 
 openapi: setup ## Write the OpenAPI snapshot anew
 	ZKSERVE_UPDATE_OPENAPI=1 $(BIN)/pytest -q tests/service/test_api_openapi.py

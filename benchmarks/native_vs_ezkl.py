@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import environment, models, onchain, steps, tables
-from benchmarks.ezkl_tuned import (
+from benchmarks.ezkl_sides import (
     STEPS,
     VERIFY_RUNS,
     Cost,

@@ -1,4 +1,4 @@
-"""The README's tables, made from the raw results and from nothing else."""
+"""The README's tables and verdicts, made from the raw results and from nothing else."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from benchmarks import targets
+from benchmarks.figures import percentile, side_figures
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -59,21 +62,6 @@ def ezkl_tuned(result: dict[str, Any]) -> str:
                 f"| {cells} |"
             )
     return "\n".join([*lines, "", _measured_on(result)])
-
-
-def side_figures(side: dict[str, Any]) -> dict[str, Any]:
-    """Return the headline figures of one way to prove: medians, of a whole proof."""
-    proofs = side["proofs"]
-    return {
-        "prove_s": median(proof["prove_s"] for proof in proofs),
-        "prove_cpu_s": median(proof["cpu_s"] for proof in proofs),
-        "peak_rss_mb": median(proof["peak_rss_bytes"] for proof in proofs) / 1e6,
-        "pk_bytes": side["pk_bytes"],
-        "gas": side["gas"]["verify_raw_gas"],
-        "weights_mode": side["weights_mode"],
-        "agreement_max_abs": side["agreement"]["max_abs"],
-        "accuracy": side["agreement"]["circuit_accuracy"],
-    }
 
 
 def _share(model: dict[str, Any], name: str) -> str:
@@ -262,25 +250,26 @@ def read(name: str) -> dict[str, Any]:
     return result
 
 
-def section(name: str, readme: str) -> str:
-    """Return what stands in the README between the marks of a table."""
-    return readme.partition(_start(name))[2].partition(_end(name))[0].strip()
+def section(name: str, readme: str, kind: str = "table") -> str:
+    """Return what stands in the README between the marks of a table, or of its targets."""
+    return readme.partition(_start(name, kind))[2].partition(_end(name, kind))[0].strip()
 
 
 def rewrite(name: str) -> None:
-    """Put the table of the checked-in results into the README."""
-    before, start, rest = README.read_text().partition(_start(name))
-    _, end, after = rest.partition(_end(name))
+    """Put the table of the checked-in results into the README, and its targets if it has any."""
+    result = read(name)
+    readme = _with(README.read_text(), name, "table", TABLES[name](result))
+    if name in targets.TARGETS:
+        readme = _with(readme, name, "targets", targets.markdown(name, result))
+    README.write_text(readme)
+
+
+def _with(readme: str, name: str, kind: str, text: str) -> str:
+    before, start, rest = readme.partition(_start(name, kind))
+    _, end, after = rest.partition(_end(name, kind))
     if not start or not end:
-        raise ValueError(f"{README.name} has no place for {name}")
-    table = TABLES[name](read(name))
-    README.write_text(f"{before}{start}\n{table}\n{end}{after}")
-
-
-def percentile(values: Sequence[float], percent: int) -> float:
-    """Return the smallest value that ``percent`` of all do not exceed (nearest rank)."""
-    ordered = sorted(values)
-    return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
+        raise ValueError(f"{README.name} has no place for the {kind} of {name}")
+    return f"{before}{start}\n{text}\n{end}{after}"
 
 
 def merge(path: Path, result: dict[str, Any]) -> None:
@@ -296,12 +285,12 @@ def merge(path: Path, result: dict[str, Any]) -> None:
     path.write_text(json.dumps(result, indent=2) + "\n")
 
 
-def _start(name: str) -> str:
-    return f"<!-- table: {name} -->"
+def _start(name: str, kind: str) -> str:
+    return f"<!-- {kind}: {name} -->"
 
 
-def _end(name: str) -> str:
-    return f"<!-- end: {name} -->"
+def _end(name: str, kind: str) -> str:
+    return f"<!-- end: {name} -->" if kind == "table" else f"<!-- end {kind}: {name} -->"
 
 
 def _measured_on(result: dict[str, Any]) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import extraction_page, plot, tables
+from benchmarks import extraction_page, ezkl_tuned, figures, plot, tables, targets
+from zkserve.engines.ezkl import tuning
 
 each_table = pytest.mark.parametrize("name", sorted(tables.TABLES))
 FIGURES = {
@@ -21,6 +22,12 @@ FIGURES = {
 def test_readme_shows_the_raw_results(name: str) -> None:
     shown = tables.section(name, tables.README.read_text())
     assert shown == tables.TABLES[name](tables.read(name))
+
+
+@pytest.mark.parametrize("name", sorted(targets.TARGETS))
+def test_readme_says_what_was_met(name: str) -> None:
+    shown = tables.section(name, tables.README.read_text(), "targets")
+    assert shown == targets.markdown(name, tables.read(name))
 
 
 @each_table
@@ -75,23 +82,23 @@ def measured(**changes: Any) -> dict[str, Any]:
 
 
 def test_figures_are_medians_and_losses_in_points() -> None:
-    figures = tables.figures(measured())
-    assert figures.keys() == FIGURES
-    assert figures["prove_s"] == 0.3
-    assert figures["prove_cpu_s"] == 0.6
-    assert figures["peak_rss_mb"] == 50.0
-    assert figures["gas"] == 321_225
-    assert figures["verify_ms"] == 5.0
-    assert figures["accuracy_loss_points"] == pytest.approx(0.5)
+    found = tables.figures(measured())
+    assert found.keys() == FIGURES
+    assert found["prove_s"] == 0.3
+    assert found["prove_cpu_s"] == 0.6
+    assert found["peak_rss_mb"] == 50.0
+    assert found["gas"] == 321_225
+    assert found["verify_ms"] == 5.0
+    assert found["accuracy_loss_points"] == pytest.approx(0.5)
 
 
 def test_what_an_engine_cannot_do_is_null_with_a_reason() -> None:
     failed = measured(
         proofs=[], agreement=None, proof_bytes=None, gas=None, verify_ms=[], reason="too large"
     )
-    figures = tables.figures(failed)
-    assert {figures[name] for name in FIGURES} == {None}
-    assert figures["reason"] == "too large"
+    found = tables.figures(failed)
+    assert {found[name] for name in FIGURES} == {None}
+    assert found["reason"] == "too large"
 
 
 def side(**changes: Any) -> dict[str, Any]:
@@ -101,7 +108,7 @@ def side(**changes: Any) -> dict[str, Any]:
     ]
     return {
         "proofs": proofs,
-        "agreement": {"max_abs": 0.01, "circuit_accuracy": 0.97},
+        "agreement": {"max_abs": 0.01, "top1": 0.99, "circuit_accuracy": 0.97},
         "pk_bytes": 3848,
         "gas": {"verify_raw_gas": 321_225, "code_bytes": 9},
         "weights_mode": "fixed",
@@ -110,7 +117,7 @@ def side(**changes: Any) -> dict[str, Any]:
 
 
 def test_figures_of_a_side_are_the_promised_ones() -> None:
-    assert tables.side_figures(side()) == {
+    assert figures.side_figures(side()) == {
         "prove_s": 0.3,
         "prove_cpu_s": 0.6,
         "peak_rss_mb": 50.0,
@@ -129,6 +136,89 @@ def test_a_batch_is_priced_by_the_prediction() -> None:
     assert tables._share(model, "default") == "1"
     assert tables._share(model, "tuned") == "1 / 20.0"
     assert tables._share(model, "batch") == "1 / 8.0; 2.50 of tuned"
+
+
+def cost(cpu_s: float, **changes: Any) -> dict[str, Any]:
+    proof = {"prove_s": 9.0, "cpu_s": cpu_s, "peak_rss_bytes": 1, "load_before": 0.1}
+    return side(proofs=[proof], **changes)
+
+
+def lines(*models: dict[str, Any]) -> dict[str, targets.Line]:
+    return {line.target: line for line in targets.ezkl_tuned({"models": list(models)})}
+
+
+def verdict(found: dict[str, targets.Line], *words: str) -> targets.Line:
+    (line,) = [line for target, line in found.items() if all(word in target for word in words)]
+    return line
+
+
+def fixed(name: str, tuned: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:
+    return {"model": name, "weights": "fixed", "sides": {"tuned": tuned, "default": default}}
+
+
+@pytest.mark.parametrize(
+    ("tuned_cpu_s", "off", "met"),
+    [(1.0, 0.01, True), (1.01, 0.01, False), (1.0, 0.0101, False), (0.1, 0.0, True)],
+)
+def test_ten_times_fewer_counts_only_where_the_held_out_agreement_is_no_worse(
+    tuned_cpu_s: float, off: float, met: bool
+) -> None:
+    tuned = cost(tuned_cpu_s, agreement={"max_abs": off, "top1": 1.0, "circuit_accuracy": 0.9})
+    found = lines(fixed("digits_cnn", tuned, cost(10.0)))
+    line = verdict(found, "digits_cnn, fixed", "fewer")
+    assert line.met is met
+    assert ("met" if met else "**missed**") == line.markdown().split("|")[3].strip()
+
+
+def test_lenet_is_held_to_its_own_target() -> None:
+    slower = fixed("lenet_mnist", cost(7.0), cost(10.0))
+    faster = fixed("lenet_mnist", cost(6.0), cost(10.0))
+    assert verdict(lines(slower), "lenet_mnist").met is False
+    assert verdict(lines(faster), "lenet_mnist").met is True
+
+
+def test_what_was_not_measured_was_not_met() -> None:
+    for line in lines().values():
+        assert not line.met
+        assert line.markdown().endswith("| not measured | not measured |")
+
+
+@pytest.mark.parametrize(("cpu_s", "met"), [(2.4, True), (2.41, False)])
+def test_a_batch_is_held_to_its_share_of_a_prediction(cpu_s: float, met: bool) -> None:
+    model = fixed("digits_cnn", cost(1.0), cost(10.0))
+    model["sides"]["batch"] = cost(cpu_s, batch=8)
+    assert verdict(lines(model), "digits_cnn, fixed", "batch").met is met
+    model["sides"]["batch"]["batch"] = 4
+    assert verdict(lines(model), "digits_cnn, fixed", "batch").measured == "not measured"
+
+
+def test_the_floor_of_a_hash_is_the_next_power_of_two_of_its_rows() -> None:
+    settings = {"logrows": 14, "num_inner_cols": 1, "cells": 16_377, "hash_rows": 8_184}
+    model = fixed("breast_cancer", side(settings=settings), side()) | {"weights": "hashed"}
+    line = verdict(lines(model), "breast_cancer, hashed", "hash takes")
+    assert line.measured == "log2 rows 14, columns 2; floor 13 and 1"
+    settings["hash_rows"] += 1
+    line = verdict(lines(model), "breast_cancer, hashed", "hash takes")
+    assert line.measured == "log2 rows 14, columns 2; floor 14 and 1"
+
+
+@pytest.mark.parametrize(
+    ("job_s", "p99_ms", "met"),
+    [(2.5, 100.0, [True, True]), (2.51, 100.1, [False, False]), (42.0, 1.0, [True, True])],
+)
+def test_the_service_is_held_to_its_targets(job_s: float, p99_ms: float, met: list[bool]) -> None:
+    prove_s = 40.0 if job_s > 40 else 2.0
+    result = {
+        "jobs": [{"job_s": job_s, "prove_s": prove_s}] * 3,
+        "infer_ms": {"idle": [1.0], "proving": [1.0] * 98 + [p99_ms] * 2},
+    }
+    assert [line.met for line in targets.service_overhead(result)] == met
+
+
+def test_the_tuner_is_asked_to_come_as_close_as_the_default_and_to_keep_the_recipe() -> None:
+    asked = ezkl_tuned.asked(0.25, 0.002)
+    assert asked * tuning.KEPT_SHARE == pytest.approx(0.002)
+    assert ezkl_tuned.asked(0.01, 0.047) == 0.01
 
 
 def test_results_of_one_model_in_two_weights_modes_are_two(tmp_path: Path) -> None:
