@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import resource
 import socket
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from zkserve.engines.child import report
@@ -90,8 +92,57 @@ def try_out(*, secret: str, out: str, parent: int) -> dict[str, str]:
         "signal the parent": lambda: os.kill(parent, 0),
         "a larger file": lambda: _grow_file(Path("large"), 1 << 30),
         "many files": lambda: [open(os.devnull) for _ in range(1000)],  # noqa: PTH123, SIM115
-        "make no core": lambda: resource.setrlimit(resource.RLIMIT_CORE, (1, 1)),
+        "leave a core": lambda: resource.setrlimit(resource.RLIMIT_CORE, (1 << 20, 1 << 20)),
     }
+    return _tried(attempts)
+
+
+def meddle(*, file: str, parent: int) -> dict[str, str]:
+    """Return what each attempt at what Landlock leaves open ended in; none does harm."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def call(name: str, *arguments: int | bytes) -> None:
+        if getattr(libc, name)(*arguments) < 0:
+            raise OSError(ctypes.get_errno(), name)
+
+    Path("own").touch()
+    here, mode = os.open(file, os.O_RDONLY), Path(file).stat().st_mode & 0o777
+    return _tried(
+        {
+            "chmod": lambda: Path(file).chmod(mode),
+            "fchmod": lambda: os.fchmod(here, mode),
+            "fchmodat2": lambda: call("syscall", 452, -100, file.encode(), mode, 0),
+            "chown": lambda: os.chown(file, -1, -1),
+            "fchown": lambda: os.fchown(here, -1, -1),
+            "setxattr": lambda: os.setxattr(file, "user.mine", b""),
+            "removexattr": lambda: os.removexattr(file, "user.mine"),
+            "utime": lambda: os.utime(file),
+            "link": lambda: os.link("own", "linked"),
+            "symlink": lambda: Path("pointing").symlink_to(file),
+            "pipe": lambda: os.mkfifo("pipe"),
+            "signal a thread": lambda: call("tgkill", parent, parent, 0),
+            "limit": lambda: resource.prlimit(parent, resource.RLIMIT_NOFILE),
+            "renice": lambda: os.setpriority(os.PRIO_PROCESS, parent, 0),
+            "schedule": lambda: os.sched_setscheduler(parent, os.SCHED_OTHER, os.sched_param(0)),
+            "pin": lambda: os.sched_setaffinity(parent, os.sched_getaffinity(0)),
+            "hear of files": lambda: fcntl.fcntl(1, fcntl.F_SETOWN, parent),
+            "shared memory": lambda: call("shmget", 0, 4096, 0o1600),
+            "messages": lambda: call("msgget", 0, 0o1600),
+            "semaphores": lambda: call("semget", 0, 1, 0o1600),
+            "a file of memory": lambda: os.memfd_create("none"),
+            "a secret memory": lambda: call("syscall", 447, 0),
+            "be unseen": lambda: call("prctl", 4, 0, 0, 0, 0),
+            "own descriptors": lambda: call("syscall", 436, 200, 201, 2),
+        }
+    )
+
+
+def capabilities() -> list[str]:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return [line.split()[1] for line in lines if line.startswith(("CapEff", "CapPrm"))]
+
+
+def _tried(attempts: dict[str, Callable[[], object]]) -> dict[str, str]:
     ended = {}
     for name, attempt in attempts.items():
         try:

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+import types
 from pathlib import Path
 
 import psutil
@@ -97,6 +98,74 @@ def test_a_confined_child_reaches_only_what_it_was_given(wall: str, reach: Reach
     assert found["write a result"] == found["write in private"] == "done"
     assert (reach.writable[0] / "result").read_text() == "result"
     assert not Path(TESTS, "evil.py").exists()
+
+
+def test_a_confined_child_meddles_with_nothing_that_landlock_leaves_open(wall: str, tmp_path: Path):
+    if not THIS_MACHINE.seccomp:
+        pytest.skip("libseccomp is not installed")
+    file = tmp_path / "circuit"
+    file.write_bytes(b"")
+    found = run_child(
+        STEPS + "meddle",
+        limits=LIMITS,
+        reach=Reach(readable=(TESTS, file)),
+        file=str(file),
+        parent=os.getpid(),
+    ).value
+    assert len(found) > 20
+    assert not [name for name, end in found.items() if end == "done"]
+
+
+def test_a_confined_child_of_root_is_no_root(wall: str, reach: Reach):
+    found = run_child(STEPS + "capabilities", limits=LIMITS, reach=reach).value
+    assert [int(mask, 16) for mask in found] == [0, 0]
+
+
+def test_a_wall_that_cannot_be_put_up_is_an_error(reach: Reach, monkeypatch: pytest.MonkeyPatch):
+    if not THIS_MACHINE.landlock:
+        pytest.skip("this kernel has no Landlock")
+    stand(monkeypatch, bubblewrap=False)
+    no_folder = ["/dev/null/none"], []
+    monkeypatch.setattr(sandbox, "landlock_paths", lambda folder, reach: no_folder)
+    with pytest.raises(ChildKilled, match="its sandbox could not be made"):
+        run_child(STEPS + "add", limits=LIMITS, reach=reach, a=1, b=2)
+
+
+class BrokenSeccomp:
+    """libseccomp, but for one call that fails."""
+
+    def __init__(self, **failing: int | None) -> None:
+        self._failing = failing
+
+    def __getattr__(self, name: str):
+        return lambda *_: self._failing.get(name, 1 if name == "seccomp_init" else 0)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        None,
+        BrokenSeccomp(seccomp_init=None),
+        BrokenSeccomp(seccomp_syscall_resolve_name=-1),
+        BrokenSeccomp(seccomp_rule_add_array=-12),
+        BrokenSeccomp(seccomp_load=-22),
+    ],
+)
+def test_no_failure_of_the_filter_is_passed_over(
+    broken: BrokenSeccomp | None, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sandbox, "_libseccomp", lambda: broken)
+    with pytest.raises(OSError, match=r"seccomp|filter"):
+        sandbox._filter_calls(confined=True)
+
+
+def test_no_failure_of_the_kernel_is_passed_over(monkeypatch: pytest.MonkeyPatch):
+    libc = types.SimpleNamespace(prctl=lambda *_: -1, capset=lambda *_: -1)
+    monkeypatch.setattr(sandbox.ctypes, "CDLL", lambda *_, **__: libc)
+    with pytest.raises(OSError, match="prctl 38"):
+        sandbox._control_process(sandbox._PR_SET_NO_NEW_PRIVS, 1)
+    with pytest.raises(OSError, match="capabilities"):
+        sandbox._drop_capabilities()
 
 
 def test_bubblewrap_gives_namespaces_of_its_own(wall: str, reach: Reach):
@@ -192,7 +261,10 @@ def test_cpu_time_is_bounded_where_nobody_watches(
         run_child(STEPS + "burn", limits=Limits(time_s=60), reach=reach)
 
 
-def test_links_among_results_are_refused(wall: str, reach: Reach):
+def test_links_among_results_are_refused(wall: str, reach: Reach, monkeypatch: pytest.MonkeyPatch):
+    if wall == "landlock":
+        pytest.skip("it refuses to make one")
+    stand(monkeypatch, bubblewrap=wall == "bubblewrap", landlock=False, seccomp=False)
     with pytest.raises(EngineFailed, match="plain files"):
         run_child(STEPS + "leave_link", limits=LIMITS, reach=reach, out=str(reach.writable[0]))
 
@@ -240,9 +312,12 @@ def test_what_an_error_repeats_is_harmless_to_a_terminal():
     assert len(caught.value.message) < 3000
 
 
-def test_bubblewrap_can_be_required(reach: Reach, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("missing", [{"bubblewrap": False}, {"bubblewrap": True, "seccomp": False}])
+def test_bubblewrap_can_be_required(
+    missing: dict[str, bool], reach: Reach, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv(sandbox.REQUIRE_VARIABLE, "require")
-    walls = stand(monkeypatch, bubblewrap=False)
+    walls = stand(monkeypatch, **missing)
     with pytest.raises(Unavailable, match="bubblewrap only") as caught:
         run_child(STEPS + "add", limits=LIMITS, reach=reach, a=1, b=2)
     assert str(walls) in caught.value.message

@@ -243,7 +243,7 @@ class Child:
             reason += ", out of memory"
         elif status == -signal.SIGXCPU:
             reason += ", more CPU time than its limit"
-        elif output.startswith(b"bwrap: "):
+        elif output.startswith((b"bwrap: ", sandbox.FAILED.encode())):
             reason += ", its sandbox could not be made"
         return errors.ChildKilled(f"The child process died without an answer ({reason}).")
 
@@ -292,6 +292,7 @@ def _command(
         cpu_s=_cpu_s(limits),
         niceness=niceness,
         confined=reach is not None,
+        filtered=sandbox.walls().seccomp,
         landlock=sandbox.landlock_paths(folder, reach) if reach and landlocked else None,
     )
     command = sandbox.program(start)

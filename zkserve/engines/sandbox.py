@@ -8,7 +8,12 @@ Two walls, of which each child gets the strongest that the machine has:
   of files, held by the kernel's Landlock, without namespaces.
 
 With either, and with neither, come resource limits, ``no_new_privs`` and, where libseccomp is
-there, a filter of system calls: no child makes a socket, whatever it is for.
+there, a filter of system calls: no child makes a socket, whatever it is for. The filter of confined
+ones refuses what Landlock leaves open: owners, modes and times of files, signals, limits and
+priorities of other processes, and memory that outlives its process or that nobody could count.
+
+A wall that this machine has and that cannot be put up is an error, never silence. Which walls there
+have to be is the operator's: ``ZKSERVE_SANDBOX``.
 
 This file is also the program that a child starts as. It restricts itself here, before anything else
 is imported: libraries start threads, which a later restriction would not hold. It therefore
@@ -33,6 +38,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 REQUIRE_VARIABLE = "ZKSERVE_SANDBOX"
+FAILED = "sandbox: "
+"""What the output of a child begins with whose walls could not be put up."""
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
 _OPEN_FILES = 256
@@ -62,6 +69,8 @@ class Start:
     """CPU seconds of one call."""
     niceness: int
     confined: bool
+    filtered: bool
+    """Whether system calls are filtered: where the parent found libseccomp."""
     landlock: tuple[list[str], list[str]] | None
     """Readable and writable paths."""
 
@@ -96,16 +105,19 @@ def in_force() -> Walls:
     """Return what untrusted models are read behind.
 
     Raises:
-        Unavailable: it is not what the operator asked for: nothing but bubblewrap.
+        Unavailable: it is not what the operator asked for: bubblewrap and the filter, or nothing.
 
     """
     found = walls()
-    if os.environ.get(REQUIRE_VARIABLE) == "require" and not found.bubblewrap:
+    whole = found.bubblewrap and found.seccomp
+    if os.environ.get(REQUIRE_VARIABLE) == "require" and not whole:
         from zkserve.errors import Unavailable  # late, as all that is not the standard library
 
         raise Unavailable(
-            f"Untrusted models are to be read under bubblewrap only; this machine has {found}.",
-            remedy="Install bubblewrap and allow user namespaces, or unset ZKSERVE_SANDBOX.",
+            "Untrusted models are to be read under bubblewrap only, with system calls filtered; "
+            f"this machine has {found}.",
+            remedy="Install bubblewrap and libseccomp and allow user namespaces, or unset "
+            "ZKSERVE_SANDBOX.",
         )
     return found
 
@@ -170,6 +182,8 @@ _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 _LANDLOCK_VERSION_FLAG = 1
 _LANDLOCK_PATH_BENEATH = 1
 _READ = 1 << 2 | 1 << 3
+# To execute, and to make devices, sockets, pipes and links: nobody gets these.
+_NEVER = 1 << 0 | 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 15
 _OF_FILES = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 14 | 1 << 15
 # Rights by the version that brought them: the first has 13; then refer, truncate, ioctl of devices.
 _RIGHTS = {1: (1 << 13) - 1, 2: 1 << 13, 3: 1 << 14, 5: 1 << 15}
@@ -177,25 +191,42 @@ _TCP_SINCE, _BIND_AND_CONNECT = 4, 3
 _SCOPED_SINCE, _ABSTRACT_SOCKETS_AND_SIGNALS = 6, 3
 
 _ALLOW, _REFUSE = 0x7FFF0000, 0x00050000
-_CLONE_THREAD, _MASKED_EQUAL = 0x10000, 7
+_DIFFERENT, _MASKED_EQUAL = 1, 7
+_INT = 0xFFFFFFFF
+_CLONE_THREAD, _CLONE_FILES = 0x10000, 0x400
+_CLOSE_RANGE, _CLOSE_RANGE_UNSHARE = 436, 2
+_PR_SET_DUMPABLE = 4
+_F_SETOWN, _F_SETSIG, _F_SETOWN_EX = 8, 10, 15
+_CAPABILITIES_VERSION = 0x20080522
+
 _NO_NETWORK = ("socket", "io_uring_setup", "io_uring_enter", "io_uring_register")
 _NOT_NEEDED = (
-    *(
-        "execve",
-        "execveat",
-        "fork",
-        "vfork",
-        "kill",
-        "pidfd_open",
-        "pidfd_send_signal",
-        "pidfd_getfd",
-        "ptrace",
-    ),
-    *("process_vm_readv", "process_vm_writev", "kcmp", "bpf", "perf_event_open", "userfaultfd"),
-    *("add_key", "request_key", "keyctl", "mount", "umount2", "pivot_root", "move_mount", "fsopen"),
-    *("fsmount", "fspick", "open_tree", "chroot", "setns", "unshare", "kexec_load", "init_module"),
-    *("finit_module", "delete_module", "open_by_handle_at", "name_to_handle_at", "quotactl"),
+    # programs and processes
+    *("execve", "execveat", "fork", "vfork", "setpgid"),
+    *("ptrace", "process_vm_readv", "process_vm_writev", "kcmp", "move_pages", "migrate_pages"),
+    *("pidfd_open", "pidfd_send_signal", "pidfd_getfd"),
+    *("kill", "tkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo"),
+    *("setpriority", "ioprio_set", "sched_setscheduler", "sched_setparam", "sched_setattr"),
+    # whose a file is, what it is, when it was written; Landlock holds none of these
+    *("chmod", "fchmod", "fchmodat", "chown", "fchown", "lchown", "fchownat"),
+    *("setxattr", "lsetxattr", "fsetxattr", "removexattr", "lremovexattr", "fremovexattr"),
+    *("utime", "utimes", "futimesat", "utimensat"),
+    *("mknod", "mknodat", "link", "linkat", "symlink", "symlinkat"),
+    *("inotify_init", "inotify_init1", "fanotify_init", "name_to_handle_at", "open_by_handle_at"),
+    # memory that outlives the process, or that no limit counts: also files inside of messages
+    *("shmget", "shmat", "shmctl", "msgget", "msgsnd", "msgrcv", "msgctl"),
+    *("semget", "semop", "semtimedop", "semctl", "mq_open", "mq_unlink"),
+    *("memfd_create", "sendmsg", "sendmmsg", "splice", "tee", "vmsplice"),
+    *("add_key", "request_key", "keyctl"),
+    # the kernel's own
+    *("bpf", "perf_event_open", "userfaultfd", "quotactl"),
+    *("mount", "umount2", "pivot_root", "move_mount", "fsopen", "fsmount", "fspick", "open_tree"),
+    *("chroot", "setns", "unshare", "kexec_load", "init_module", "finit_module", "delete_module"),
 )
+# Numbers that old libseccomps have no names for; they are the same on all CPUs that Python wheels
+# are made for. What came later than these rules is not there either, but for harmless calls that
+# the C library makes: epoll_pwait2, futex_waitv, map_shadow_stack, the other futexes, mseal.
+_UNNAMED = frozenset(range(440, 600)) - {441, 449, 453, 454, 455, 456, 462}
 
 
 class _PathBeneath(ctypes.Structure):
@@ -211,22 +242,42 @@ class _Comparison(ctypes.Structure):
 
 
 def enter(start: Start) -> None:
-    """Restrict this process, for good."""
-    libc = ctypes.CDLL(None, use_errno=True)
+    """Restrict this process, for good.
+
+    Raises:
+        OSError: a wall that is to stand does not.
+
+    """
     if start.parent_pid is not None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        _control_process(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != start.parent_pid:
             os._exit(1)
     _limit(resource.RLIMIT_AS, start.address_space_bytes)
-    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_CORE, 1)  # no file, and unlike 0 none piped to a program either
     os.nice(start.niceness)
     if start.confined:
         _limit(resource.RLIMIT_FSIZE, start.file_bytes)
         _limit(resource.RLIMIT_NOFILE, _OPEN_FILES)
-    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        _drop_capabilities()
+    _control_process(_PR_SET_NO_NEW_PRIVS, 1)
     if start.landlock is not None:
         _landlock(*start.landlock)
-    _filter_calls(confined=start.confined)
+    if start.filtered:
+        _filter_calls(confined=start.confined)
+
+
+def _control_process(what: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(what, value, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), f"The kernel refuses prctl {what}")
+
+
+def _drop_capabilities() -> None:
+    """Make root, where the service runs as root, a user like others."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(_CAPABILITIES_VERSION, 0)
+    if libc.capset(header, (ctypes.c_uint32 * 6)()):
+        raise OSError(ctypes.get_errno(), "The kernel does not let go of capabilities")
 
 
 def _limit(what: int, value: int) -> None:
@@ -252,7 +303,10 @@ def _landlock(readable: Iterable[str], writable: Iterable[str]) -> None:
     rules = libc.syscall(_LANDLOCK_CREATE, attributes, size, 0)
     if rules < 0:
         raise OSError(ctypes.get_errno(), "Landlock refuses its rules")
-    for path, allowed in [*((p, _READ) for p in readable), *((p, rights) for p in writable)]:
+    for path, allowed in [
+        *((p, _READ) for p in readable),
+        *((p, rights & ~_NEVER) for p in writable),
+    ]:
         try:
             at = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -288,22 +342,45 @@ def _seccomp_works() -> bool:
 
 def _filter_calls(*, confined: bool) -> None:
     library = _libseccomp()
-    if library is None:
-        return
-    rules = library.seccomp_init(ctypes.c_uint32(_ALLOW))
+    rules = library and library.seccomp_init(ctypes.c_uint32(_ALLOW))
+    if library is None or not rules:
+        raise OSError(errno.ENOSYS, "libseccomp makes no filter")
 
-    def refuse(name: str, error: int, *arguments: _Comparison) -> None:
-        number = library.seccomp_syscall_resolve_name(name.encode())
-        if number >= 0:  # what this CPU or library has not, nobody calls
-            compared = (_Comparison * len(arguments))(*arguments)
-            library.seccomp_rule_add_array(rules, _REFUSE | error, number, len(arguments), compared)
+    def refuse(call: str | int, error: int, *arguments: _Comparison) -> None:
+        number = call
+        if isinstance(call, str):
+            number = library.seccomp_syscall_resolve_name(call.encode())
+            if number == -1:
+                raise OSError(errno.ENOSYS, f"libseccomp does not know {call}")
+            if number < 0:  # what this CPU has not, nobody calls
+                return
+        compared = (_Comparison * len(arguments))(*arguments)
+        failed = library.seccomp_rule_add_array(
+            rules, _REFUSE | error, number, len(arguments), compared
+        )
+        if failed:
+            raise OSError(-failed, f"libseccomp does not refuse {call}")
 
     for name in _NO_NETWORK + _NOT_NEEDED if confined else _NO_NETWORK:
         refuse(name, errno.EPERM)
     if confined:
-        # Threads, but no processes. What asks by clone3, whose flags no filter sees, asks again.
+        for number in _UNNAMED:
+            refuse(number, errno.ENOSYS)
+        # Threads, but no processes, and no thread with descriptors of its own. What asks by
+        # clone3, whose flags no filter sees, asks again.
         refuse("clone3", errno.ENOSYS)
         refuse("clone", errno.EPERM, _Comparison(0, _MASKED_EQUAL, _CLONE_THREAD, 0))
+        refuse("clone", errno.EPERM, _Comparison(0, _MASKED_EQUAL, _CLONE_FILES, 0))
+        unshare = _Comparison(2, _MASKED_EQUAL, _CLOSE_RANGE_UNSHARE, _CLOSE_RANGE_UNSHARE)
+        refuse(_CLOSE_RANGE, errno.ENOSYS, unshare)
+        # Of this process only; abort() is a signal too.
+        refuse("tgkill", errno.EPERM, _Comparison(0, _DIFFERENT, os.getpid(), 0))
+        refuse("prlimit64", errno.EPERM, _Comparison(0, _DIFFERENT, 0, 0))
+        refuse("sched_setaffinity", errno.EPERM, _Comparison(0, _DIFFERENT, 0, 0))
+        # Who may not be looked at cannot be measured.
+        refuse("prctl", errno.EPERM, _Comparison(0, _MASKED_EQUAL, _INT, _PR_SET_DUMPABLE))
+        for command in (_F_SETOWN, _F_SETSIG, _F_SETOWN_EX):  # signals, when a file is ready
+            refuse("fcntl", errno.EPERM, _Comparison(1, _MASKED_EQUAL, _INT, command))
     failed = library.seccomp_load(rules)
     library.seccomp_release(rules)
     if failed:
@@ -312,7 +389,12 @@ def _filter_calls(*, confined: bool) -> None:
 
 def _main(text: str) -> None:
     start = Start(**json.loads(text))
-    enter(start)
+    try:
+        enter(start)
+    except OSError as exc:
+        sys.stderr.write(f"{FAILED}{exc}\n")
+        sys.stderr.flush()
+        os._exit(1)
     # By its own name, so that steps that import it share its state.
     importlib.import_module("zkserve.engines.child").main(start.reply_fd, start.cpu_s)
 
