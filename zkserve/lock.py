@@ -1,6 +1,6 @@
 """The lock beside a recipe: what its circuit was when last published, and the options tuned for it.
 
-Publishing and its dry run both read it here, so that neither takes a lock that the other refuses.
+Publishing and preflight both read it here, so that neither takes a lock that the other refuses.
 """
 
 from __future__ import annotations

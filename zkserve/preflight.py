@@ -8,8 +8,10 @@ those that an estimate names as exact; whatever is wrong is said here, not in an
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +20,18 @@ import psutil
 
 from zkserve import lock, runtime
 from zkserve import recipe as recipes
-from zkserve.encoding import canonical_json, parse_json, sha256_file
+from zkserve.encoding import sha256_file
 from zkserve.engines import ENGINES, engine
-from zkserve.engines.base import CircuitPlan, Limits, Progress
-from zkserve.engines.child import run_child
-from zkserve.engines.choice import choose, objections_of
+from zkserve.engines.base import Cancelled, CircuitPlan, Limits, Progress
+from zkserve.engines.child import never_cancelled, run_child
+from zkserve.engines.choice import choose
 from zkserve.engines.cost import Estimate
 from zkserve.engines.sandbox import Reach
-from zkserve.errors import ModelRejected, RecipeInvalid, ZkserveError
+from zkserve.errors import ChildTimeout, JobCancelled, ModelRejected, RecipeInvalid, ZkserveError
 from zkserve.recipe import Recipe
+from zkserve.report import BatchPrice, Machine, Operator, Report, Way
 from zkserve.samples import read
-from zkserve.types import CODE_LIMIT_BYTES, InputMode, WeightsMode
+from zkserve.types import CODE_LIMIT_BYTES, WeightsMode
 
 BATCH = 8
 """Predictions in one proof that the price is told for, beside one."""
@@ -45,116 +48,45 @@ _UNTUNED = (
 _GIB = 1 << 30
 
 
-@dataclass(frozen=True, kw_only=True)
-class Operator:
-    """An operator of the model: where it stands, and what each engine makes of it.
-
-    ``engines`` says ``supported``, ``refused`` or ``silently wrong`` for each. ``nodes`` names the
-    first nodes of ``count``.
-    """
-
-    name: str
-    count: int
-    nodes: tuple[str, ...]
-    engines: Mapping[str, str]
-    why: str
-    remedy: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchPrice:
-    """What ``size`` predictions in one proof would cost, or why that cannot be."""
-
-    size: int
-    prove_cpu_s: float | None = None
-    prove_cpu_s_per_prediction: float | None = None
-    gas_per_prediction: int | None = None
-    reason: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Way:
-    """One way to prove the model: an engine and a weights mode.
-
-    ``fits`` says whether it would publish and prove within the limits; ``problems`` say what is in
-    the way, ``warnings`` what to know, a sentence each. Without an ``estimate`` the first problem
-    says why.
-    """
-
-    engine: str
-    weights_mode: WeightsMode
-    chosen: bool
-    fits: bool
-    estimate: Estimate | None
-    batch: BatchPrice | None
-    problems: tuple[str, ...]
-    warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """What preflight found; ``engine`` is "" where none can prove the model.
-
-    ``unknown`` says what could not be told, a sentence each.
-    """
-
-    model: str
-    onnx_sha256: str
-    engine: str
-    engine_why: str
-    input_mode: InputMode
-    tolerance: float
-    calibration_samples: int
-    held_out_samples: int
-    operators: tuple[Operator, ...]
-    ways: tuple[Way, ...]
-    unknown: tuple[str, ...]
-    machine: Mapping[str, int]
-
-    @property
-    def fits(self) -> bool:
-        """Whether publishing as things stand would go through, as far as can be foretold."""
-        return any(way.chosen and way.fits for way in self.ways)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON data: a field for each of this class, and ``fits``."""
-        plain: dict[str, Any] = parse_json(canonical_json(asdict(self) | {"fits": self.fits}))
-        return plain
-
-    def to_json(self) -> bytes:
-        """Return canonical JSON."""
-        return canonical_json(self.to_dict())
-
-
 def preflight(
     recipe: Recipe,
     *,
     progress: Progress,
     limits: Limits | None = None,
+    cancelled: Cancelled = never_cancelled,
     on_chain: bool = False,
     update_lock: bool = False,
 ) -> Report:
     """Return what publishing ``recipe`` would give and cost; leave nothing behind.
 
-    ``limits`` bounds each child; the recipe's own limits where it is None. ``on_chain`` says that
-    the version is to be registered, so that a verifier that no chain takes is a problem;
-    ``update_lock``, that the recipe's lock is to be written anew, so that it pins nothing.
+    ``limits`` bounds the time of all children together and the memory of each; the recipe's own
+    where it is None, but no less time than by default. Ways that no time is left for are not
+    estimated, and say so. ``on_chain`` says that the version is to be registered, so that a
+    verifier that no chain takes is a problem; ``update_lock``, that the recipe's lock is to be
+    written anew, so that it pins nothing.
 
     Raises:
         RecipeInvalid: the recipe or its samples are wrong.
         ModelRejected: the file is no ONNX model.
         ChildKilled, ChildTimeout: looking at it took more than ``limits``.
+        JobCancelled: ``cancelled`` returned True.
 
     """
-    limits = limits or Limits(time_s=recipe.time_s, memory_bytes=recipe.memory_bytes)
+    # The recipe's time is that of a proof, which may be less than looking at the model takes.
+    time_s = max(recipe.time_s, Limits().time_s)
+    limits = limits or Limits(time_s=time_s, memory_bytes=recipe.memory_bytes)
+    bounds = _Bounds(limits=limits, ends_s=time.monotonic() + limits.time_s, cancelled=cancelled)
     with runtime.private_folder() as folder:
         progress("exporting to ONNX")
         onnx = recipes.export_onnx(recipe, folder / "model.onnx").resolve()
         progress("surveying operators")
-        operators = _child(_SURVEY, limits, Reach(readable=(onnx,)), model=str(onnx))
-        calibration, held_out = _samples(recipe, folder, limits)
+        operators = _child(_SURVEY, bounds, Reach(readable=(onnx,)), model=str(onnx))
+        calibration, held_out = _samples(recipe, folder, bounds)
         progress("choosing the engine")
-        objections = dict(objections_of(name, onnx, limits=limits) for name in ENGINES)
+        objections = {}
+        for one in ENGINES:
+            with bounds.of_child() as bound:
+                objections[one] = engine(one).unsupported(onnx, **bound)
         name, why = _engine(recipe, objections)
         samples = folder / CALIBRATION if calibration else None
         look = _Look(
@@ -163,7 +95,7 @@ def preflight(
             pinned=_pinned(recipe, name, onnx, samples, update_lock),
             onnx=onnx,
             calibration=samples,
-            limits=limits,
+            bounds=bounds,
             on_chain=on_chain,
         )
         ways = []
@@ -174,6 +106,7 @@ def preflight(
         return Report(
             model=recipe.name,
             onnx_sha256=sha256_file(onnx),
+            fits=any(way.chosen and way.fits for way in ways),
             engine=name,
             engine_why=why,
             input_mode=recipe.input_mode,
@@ -185,10 +118,10 @@ def preflight(
             ),
             ways=tuple(ways),
             unknown=_unknown(recipe, calibration),
-            machine={
-                "cores": len(os.sched_getaffinity(0)),
-                "memory_bytes": psutil.virtual_memory().total,
-            },
+            verifier_limit_bytes=CODE_LIMIT_BYTES,
+            machine=Machine(
+                cores=len(os.sched_getaffinity(0)), memory_bytes=psutil.virtual_memory().total
+            ),
         )
 
 
@@ -198,6 +131,35 @@ def read_samples(*, path: str, out: str, elements: int | None, classes: int | No
     found = read(Path(Path(path).name), elements=elements, classes=classes)
     np.save(out, found.calibration, allow_pickle=False)
     return [len(found.calibration), len(found.held_out)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Bounds:
+    """How long all children may take together, how much memory each, and whether to go on."""
+
+    limits: Limits
+    ends_s: float
+    cancelled: Cancelled
+
+    @contextmanager
+    def of_child(self) -> Iterator[dict[str, Any]]:
+        """Give the arguments that bound the next child.
+
+        Raises:
+            ChildTimeout: no time is left for it, or it took more.
+
+        """
+        late = ChildTimeout(
+            f"Preflight took all of the {self.limits.time_s:g} s that it may.",
+            remedy="Allow more time, or use a smaller model.",
+        )
+        left_s = self.ends_s - time.monotonic()
+        if left_s <= 0:
+            raise late
+        try:
+            yield {"limits": replace(self.limits, time_s=left_s), "cancelled": self.cancelled}
+        except ChildTimeout as exc:
+            raise late from exc
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +180,7 @@ class _Look:
     pinned: _Pinned
     onnx: Path
     calibration: Path | None
-    limits: Limits
+    bounds: _Bounds
     on_chain: bool
 
     def at(self, name: str, mode: WeightsMode, objections: tuple[str, ...]) -> Way:
@@ -232,6 +194,8 @@ class _Look:
         if not objections:
             try:
                 estimate = self._estimate(name, mode, {})
+            except JobCancelled:
+                raise
             except ZkserveError as exc:
                 problems.append(_sentences(exc))
         if estimate is not None:
@@ -256,44 +220,46 @@ class _Look:
         own = {**self.recipe.options, **self.pinned.options} if name == self.recipe.engine else {}
         options = {**own, **more}
         plan = CircuitPlan(input_mode=self.recipe.input_mode, weights_mode=mode, options=options)
-        return engine(name).estimate(self.onnx, plan, self.calibration, limits=self.limits)
+        with self.bounds.of_child() as bound:
+            return engine(name).estimate(self.onnx, plan, self.calibration, **bound)
 
     def _batch(self, name: str, mode: WeightsMode, single: Estimate) -> BatchPrice:
         if single.rows * BATCH > _MAX_BATCH_ROWS:
             return BatchPrice(size=BATCH, reason="A batch of this model would be too large.")
         try:
             found = self._estimate(name, mode, {"batch": BATCH})
+        except JobCancelled:
+            raise
         except ZkserveError as exc:
             return BatchPrice(size=BATCH, reason=exc.message)
-        misfits = self._misfits(found)
+        misfits = [*self._misfits(found), *(_oversize(found) if self.on_chain else ())]
         return BatchPrice(
             size=BATCH,
-            prove_cpu_s=found.prove_cpu_s,
+            estimate=found,
             prove_cpu_s_per_prediction=round(found.prove_cpu_s / BATCH, 4),
+            prove_s_per_prediction=round(found.prove_s / BATCH, 4),
             gas_per_prediction=found.gas // BATCH,
-            reason=misfits[0] if misfits else "",
+            reason=" ".join(misfits[:1]),
         )
 
     def _misfits(self, estimate: Estimate) -> list[str]:
         """Return what keeps a circuit from being made and used."""
         said = list(estimate.objections)
-        for what, needed in (
-            ("Proving", estimate.prove_memory_bytes),
-            ("Set-up", estimate.setup_memory_bytes),
-        ):
-            allowed = min(self.recipe.memory_bytes, psutil.virtual_memory().total)
-            if needed > allowed:
-                said.append(
-                    f"{what} would take about {needed / _GIB:.1f} GiB of memory, and "
-                    f"{allowed / _GIB:.1f} GiB are allowed or there. Take a smaller circuit, or "
-                    "raise memory_mb under [limits] on a larger machine."
-                )
-        for what, needed_s in (("Proving", estimate.prove_s), ("Set-up", estimate.setup_s)):
-            if needed_s > self.recipe.time_s:
-                said.append(
-                    f"{what} would take about {needed_s:.0f} s, and {self.recipe.time_s:.0f} s are "
-                    "allowed. Raise time_s under [limits], or take a smaller circuit."
-                )
+        allowed = min(self.recipe.memory_bytes, psutil.virtual_memory().total)
+        if max(estimate.prove_memory_bytes, estimate.setup_memory_bytes) > allowed:
+            said.append(
+                f"Proving would take about {estimate.prove_memory_bytes / _GIB:.1f} GiB of memory, "
+                f"set-up {estimate.setup_memory_bytes / _GIB:.1f} GiB, and {allowed / _GIB:.1f} "
+                "GiB are allowed or there. Take a smaller circuit, or raise memory_mb under "
+                "[limits] on a larger machine."
+            )
+        allowed_s = self.recipe.time_s
+        if max(estimate.prove_s, estimate.setup_s) > allowed_s:
+            said.append(
+                f"Proving would take about {estimate.prove_s:.0f} s, set-up {estimate.setup_s:.0f} "
+                f"s, and {allowed_s:.0f} s are allowed. Raise time_s under [limits], or take a "
+                "smaller circuit."
+            )
         if estimate.leak is not None and estimate.leak.proofs == 0:
             said.append(
                 f"Each proof would reveal up to {estimate.leak.bits_per_proof} bits of about "
@@ -303,18 +269,19 @@ class _Look:
         return said
 
 
-def _child(target: str, limits: Limits, reach: Reach, **arguments: Any) -> Any:
-    return run_child(target, limits=limits, niceness=NICENESS, reach=reach, **arguments).value
+def _child(target: str, bounds: _Bounds, reach: Reach, **arguments: Any) -> Any:
+    with bounds.of_child() as bound:
+        return run_child(target, niceness=NICENESS, reach=reach, **bound, **arguments).value
 
 
-def _samples(recipe: Recipe, folder: Path, limits: Limits) -> tuple[int, int]:
+def _samples(recipe: Recipe, folder: Path, bounds: _Bounds) -> tuple[int, int]:
     """Write the calibration samples into ``folder``; return how many samples there are of each."""
     if recipe.samples_path is None:
         return 0, 0
     path = recipe.samples_path.resolve()
     counted = _child(
         _READ,
-        limits,
+        bounds,
         Reach(readable=(path,), writable=(folder.resolve(),)),
         path=str(path),
         out=str((folder / CALIBRATION).resolve()),
@@ -324,13 +291,26 @@ def _samples(recipe: Recipe, folder: Path, limits: Limits) -> tuple[int, int]:
 
 
 def _engine(recipe: Recipe, objections: Mapping[str, tuple[str, ...]]) -> tuple[str, str]:
+    """Return the engine that would prove the model, "" where none can, and why."""
     if recipe.engine is not None:
-        return recipe.engine, "the recipe names it"
-    try:
-        choice = choose(objections.items())
-    except ModelRejected as exc:
-        return "", exc.message
-    return choice.engine, choice.why
+        name, why = recipe.engine, "the recipe names it"
+    else:
+        try:
+            choice = choose(objections.items())
+        except ModelRejected as exc:
+            return "", exc.message
+        name, why = choice.engine, choice.why
+    if name not in ENGINES:
+        raise RecipeInvalid(
+            f"There is no engine {name!r}.", remedy=f"Use one of: {', '.join(ENGINES)}."
+        )
+    modes = engine(name).weights_modes
+    if recipe.weights_mode not in {None, *modes}:
+        raise RecipeInvalid(
+            f"The engine {name} has no weights mode {str(recipe.weights_mode)!r}.",
+            remedy=f"Use one of: {', '.join(modes)}. Or name another engine under [engine].",
+        )
+    return name, why
 
 
 def _pinned(

@@ -1,4 +1,4 @@
-"""The zoo's models and larger ones of their kinds in a dry run: what fits, and what does not."""
+"""The zoo's models and larger ones of their kinds in preflight: what fits, and what does not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from safetensors.numpy import load_file, save_file
 
 from zkserve import recipe
 from zkserve.engines.native import core
-from zkserve.preflight import Report, preflight
+from zkserve.preflight import preflight
+from zkserve.report import Report
 
 pytestmark = [
     pytest.mark.prover,

@@ -1,4 +1,4 @@
-"""What a dry run says before anything is spent, and that it leaves nothing behind."""
+"""What preflight says before anything is spent, and that it leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -19,16 +19,19 @@ from zkserve.cli import app
 from zkserve.cli.preflight import show
 from zkserve.encoding import canonical_json
 from zkserve.engines.base import Limits
+from zkserve.engines.child import Child
 from zkserve.engines.choice import choose
 from zkserve.engines.native import core
-from zkserve.errors import ChildTimeout, ModelRejected, RecipeInvalid
-from zkserve.preflight import Report, Way, preflight
+from zkserve.errors import ChildTimeout, JobCancelled, ModelRejected, RecipeInvalid
+from zkserve.preflight import preflight
 from zkserve.recipe import Recipe
+from zkserve.report import Report, Way
 from zkserve.samples import read
 from zkserve.types import WeightsMode
 
 pytestmark = pytest.mark.skipif(not core.available(), reason="the compiled core is not installed")
 
+PUBLISH = "zkserve publish folder"
 many_children = pytest.mark.prover
 """Slow for its number of children, though no proof is made."""
 
@@ -223,7 +226,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_a_dry_run_leaves_nothing_behind(home: Path, tmp_path: Path):
+def test_it_leaves_nothing_behind(home: Path, tmp_path: Path):
     model = tiny_onnx(tmp_path / "tiny.onnx")
     before = sorted(path.name for path in tmp_path.iterdir())
     done = CliRunner().invoke(app, ["publish", str(model), "--dry-run", "--json"])
@@ -234,9 +237,7 @@ def test_a_dry_run_leaves_nothing_behind(home: Path, tmp_path: Path):
 
 
 @many_children
-def test_a_dry_run_shows_people_a_table_and_fails_where_publishing_would(
-    home: Path, tmp_path: Path
-):
+def test_people_are_shown_a_table_and_it_fails_where_publishing_would(home: Path, tmp_path: Path):
     del home
     good = CliRunner().invoke(app, ["publish", str(tiny_onnx(tmp_path / "a.onnx")), "--dry-run"])
     assert good.exit_code == 0
@@ -293,7 +294,7 @@ FOUND = {"scale": 9, "input_scale": 9, "decomp_base": 256, "decomp_legs": 4}
 
 
 def pinned(asked: Recipe, *, update_lock: bool = False) -> preflights._Pinned:
-    """Return what a dry run makes of a lock, without its children."""
+    """Return what preflight makes of a lock, without its children."""
     assert asked.samples_path is not None
     rows = asked.folder / "rows.npy"
     np.save(rows, read(asked.samples_path, elements=4, classes=None).calibration)
@@ -379,14 +380,12 @@ def test_every_way_of_ezkl_says_that_counts_of_digits_leak(tiny: Report):
 def test_people_are_told_once_what_several_ways_share(
     tiny: Report, capsys: pytest.CaptureFixture[str]
 ):
-    show(tiny)
+    show(tiny, PUBLISH)
     text = capsys.readouterr().out
     assert text.count("how often digits occur") == 1
     assert "! ezkl, every mode:" in text
     assert "no limit" not in text
     assert "not counted" in text
-    assert "proofs of a" in text
-    assert "until re-keyed" not in text
 
 
 def test_a_model_that_no_engine_takes_has_no_figures(
@@ -396,7 +395,7 @@ def test_a_model_that_no_engine_takes_has_no_figures(
         replace(w, estimate=None, batch=None, fits=False, problems=("Not so.",), warnings=())
         for w in tiny.ways
     )
-    show(replace(tiny, ways=ways))
+    show(replace(tiny, ways=ways, fits=False), PUBLISH)
     text = capsys.readouterr().out
     assert "✗ every engine: Not so." in text
     assert text.count("Not so.") == 1
@@ -432,7 +431,144 @@ def test_help_names_the_folder_of_a_recipe():
         assert "circuits//" not in text
 
 
-def test_limits_bound_each_child(tmp_path: Path):
+def test_time_is_bounded(tmp_path: Path):
     asked = recipe.load(tiny_onnx(tmp_path / "tiny.onnx"), need_samples=False)
-    with pytest.raises(ChildTimeout):
+    with pytest.raises(ChildTimeout, match=r"all of the 0\.01 s"):
         look(asked, limits=Limits(time_s=0.01))
+
+
+class Clock:
+    """Stands in for the module of that name: each child that is asked for takes ten seconds."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def monotonic(self) -> float:
+        self.now_s += 10.0
+        return self.now_s
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Recipe:
+    return recipe.load(tiny_onnx(tmp_path / "tiny.onnx"), need_samples=False)
+
+
+def test_the_time_is_that_of_all_children_together(asked: Recipe, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(preflights, "time", Clock())
+    # The survey, two checks and one way; the clock was asked once before.
+    report = look(asked, limits=Limits(time_s=45.0))
+    assert report.engine == "native"
+    first, *others = report.ways
+    assert first.fits
+    assert first.batch is not None
+    assert "Preflight took all of the 45 s" in first.batch.reason
+    assert len(others) == 3
+    for other in others:
+        assert not other.fits
+        assert other.estimate is None
+        assert "Preflight took all of the 45 s" in other.problems[0]
+
+
+def test_a_recipe_with_little_time_for_proofs_is_still_looked_at(
+    asked: Recipe, monkeypatch: pytest.MonkeyPatch
+):
+    given: list[float] = []
+
+    def child(target: str, *, limits: Limits, **_: object) -> object:
+        given.append(limits.time_s)
+        raise ModelRejected("Seen enough.")
+
+    monkeypatch.setattr(preflights, "run_child", child)
+    with pytest.raises(ModelRejected, match="Seen enough"):
+        look(replace(asked, time_s=0.01))
+    assert given[0] > 60
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 3, 4])
+def test_it_stops_at_once_when_told_to(
+    asked: Recipe, home: Path, monkeypatch: pytest.MonkeyPatch, after: int
+):
+    """Whichever child is at work: the survey, the checks, an estimate, one of a batch."""
+    begun: list[Child] = []
+    start = Child.__init__
+
+    def counted(self: Child, **arguments: object) -> None:
+        begun.append(self)
+        start(self, **arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Child, "__init__", counted)
+    with pytest.raises(JobCancelled):
+        look(asked, cancelled=lambda: len(begun) > after)
+    assert len(begun) == after + 1
+    assert not any(child.alive for child in begun)
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"engine": "halo3"}, "no engine 'halo3'"),
+        ({"engine": "native", "weights_mode": WeightsMode.HASHED}, "no weights mode 'hashed'"),
+        ({"weights_mode": WeightsMode.HASHED}, "native has no weights mode 'hashed'"),
+        ({"engine": "ezkl", "weights_mode": WeightsMode.COMMITTED}, "ezkl has no weights mode"),
+    ],
+)
+def test_a_way_that_no_engine_has_is_refused_not_passed_over(
+    asked: Recipe, changed: dict[str, object], said: str
+):
+    with pytest.raises(RecipeInvalid, match=said) as refused:
+        look(replace(asked, **changed))  # type: ignore[arg-type]
+    assert "Use one of: " in str(refused.value.remedy)
+
+
+def shown(report: Report, capsys: pytest.CaptureFixture[str]) -> str:
+    show(report, PUBLISH)
+    return capsys.readouterr().out
+
+
+def test_people_are_told_what_to_do_next(tiny: Report, capsys: pytest.CaptureFixture[str]):
+    assert f"→ Publish it: {PUBLISH}\n" in shown(tiny, capsys)
+    unsampled = replace(tiny, calibration_samples=0)
+    assert f"→ Publishing needs samples: {PUBLISH} --samples FILE" in shown(unsampled, capsys)
+    first, *others = tiny.ways
+    one = replace(tiny, fits=False, ways=(replace(first, fits=False, problems=("No.",)), *others))
+    text = shown(one, capsys)
+    assert 'name = "ezkl" under [engine] and weights = "hashed"' in text
+    assert 'name = "native"' not in text
+    ways = tuple(replace(way, fits=False) for way in tiny.ways)
+    text = shown(replace(tiny, fits=False, ways=ways), capsys)
+    assert "→ Mend what ✗ names" in text
+    assert f"look again: {PUBLISH} --dry-run\n" in text
+
+
+def test_what_keeps_a_batch_from_being_made_is_shown_and_it_has_no_price(
+    tiny: Report, capsys: pytest.CaptureFixture[str]
+):
+    first, *others = tiny.ways
+    assert first.batch is not None
+    price = f"{first.batch.gas_per_prediction:,}"
+    assert price in shown(tiny, capsys)
+    refused = replace(first, batch=replace(first.batch, reason="Too large."))
+    text = shown(replace(tiny, ways=(refused, *others)), capsys)
+    assert "native, committed, 8 predictions in one proof: Too large." in text
+    assert price not in text
+
+
+def test_sizes_have_units_and_the_verifier_its_share(
+    tiny: Report, capsys: pytest.CaptureFixture[str]
+):
+    estimate = tiny.ways[0].estimate
+    assert estimate is not None
+    figures = replace(
+        estimate, prove_memory_bytes=5 << 29, proof_bytes=900, verifier_bytes=30_720, prove_s=0.25
+    )
+    text = shown(replace(tiny, ways=(replace(tiny.ways[0], estimate=figures),)), capsys)
+    for cell in ("2.5 GiB", " 900 B ", "30,720 B", " 125% ", "0.250 s"):
+        assert cell in text
+
+
+def test_no_name_is_cut_off(tiny: Report, capsys: pytest.CaptureFixture[str]):
+    long = replace(tiny.operators[0], nodes=("n" * 120,), count=1)
+    text = shown(replace(tiny, operators=(long,)), capsys)
+    assert "…" not in text
+    assert sum(line.count("n") for line in text.splitlines() if "nnnn" in line) >= 120

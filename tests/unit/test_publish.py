@@ -9,7 +9,6 @@ import pytest
 from tests.models import tiny_onnx
 from zkserve import publish
 from zkserve.engines import ENGINES, choice, engine
-from zkserve.engines.base import Limits
 from zkserve.engines.native import core
 from zkserve.errors import ModelRejected, RecipeInvalid
 from zkserve.recipe import Recipe
@@ -24,8 +23,8 @@ class _Engine:
     def __init__(self, *objections: str) -> None:
         self._objections = objections
 
-    def unsupported(self, model: Path, *, limits: Limits) -> tuple[str, ...]:
-        del model, limits
+    def unsupported(self, model: Path) -> tuple[str, ...]:
+        del model
         return self._objections
 
 

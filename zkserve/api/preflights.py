@@ -17,7 +17,8 @@ from zkserve import recipe, runtime
 from zkserve.api.auth import Tenant
 from zkserve.api.service import PreflightTerms, Service, ServiceDep
 from zkserve.errors import ChildKilled, ChildTimeout, InvalidInput, ModelRejected, Unavailable
-from zkserve.preflight import Report, preflight
+from zkserve.preflight import preflight
+from zkserve.report import Report
 
 router = APIRouter(tags=["models"])
 

@@ -59,7 +59,7 @@ def table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]])
     """Print a table."""
     shown = Table(title=title, title_justify="left")
     for column in columns:
-        shown.add_column(column)
+        shown.add_column(column, overflow="fold")  # never cut off
     for row in rows:
         shown.add_row(*map(Text, row))
     out.print(shown)

@@ -86,7 +86,9 @@ def publish(
     With `--dry-run` a bare .onnx needs no samples; the exit status is 1 if it would not publish.
     """
     if dry_run:
-        preview(path, samples, on_chain=chain, update_lock=update_lock, as_json=as_json)
+        from zkserve.cli import preflight
+
+        preflight.run(path, samples, on_chain=chain, update_lock=update_lock, as_json=as_json)
         return
     from zkserve import publish as use_case
     from zkserve import recipe
@@ -170,27 +172,6 @@ def publish(
     if manifest.development_srs:
         lines.append("  [yellow]Development SRS: proofs can be forged. Not for production.[/]")
     answer(data, as_json, *lines)
-
-
-def preview(
-    path: Path, samples: Path | None, *, on_chain: bool, update_lock: bool, as_json: bool
-) -> None:
-    """Show what publishing would give and cost, and exit with 1 if it would not go through."""
-    from zkserve import recipe
-    from zkserve.cli.preflight import show
-    from zkserve.preflight import preflight
-
-    on_chain = on_chain and bool(read_settings().rpc_url)
-    log.configure("WARNING")
-    asked = recipe.load(path, samples=samples, need_samples=False)
-    with progress(as_json) as say:
-        report = preflight(asked, progress=say, on_chain=on_chain, update_lock=update_lock)
-    if as_json:
-        answer(report.to_dict(), as_json)
-    else:
-        show(report)
-    if not report.fits:
-        raise typer.Exit(1)
 
 
 def open_chain(settings: Settings) -> Chain:

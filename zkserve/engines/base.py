@@ -106,7 +106,9 @@ class Engine(Protocol):
     leak_warning: str
     """What its proofs tell in every weights mode that no budget counts, in sentences; or ""."""
 
-    def unsupported(self, model: Path, *, limits: Limits = ...) -> tuple[str, ...]:
+    def unsupported(
+        self, model: Path, *, limits: Limits = ..., cancelled: Cancelled = ...
+    ) -> tuple[str, ...]:
         """Return why an untrusted ONNX file cannot be proved here, a sentence each.
 
         Empty if it can.
@@ -122,6 +124,7 @@ class Engine(Protocol):
         calibration: Path | None,
         *,
         limits: Limits = ...,
+        cancelled: Cancelled = ...,
     ) -> Estimate:
         """Return what the circuit of an untrusted ONNX file would cost; nothing is made or kept.
 

@@ -7,10 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zkserve.engines import engine
-from zkserve.engines.base import Limits
 from zkserve.errors import ModelRejected
-
-_DEFAULT_LIMITS = Limits()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,11 +19,9 @@ class Choice:
     objections: Mapping[str, tuple[str, ...]]
 
 
-def objections_of(
-    name: str, model: Path, *, limits: Limits = _DEFAULT_LIMITS
-) -> tuple[str, tuple[str, ...]]:
+def objections_of(name: str, model: Path) -> tuple[str, tuple[str, ...]]:
     """Return an engine's name and why it cannot prove an untrusted ONNX file; nothing if it can."""
-    return name, engine(name).unsupported(model, limits=limits)
+    return name, engine(name).unsupported(model)
 
 
 def choose(found: Iterable[tuple[str, tuple[str, ...]]]) -> Choice:

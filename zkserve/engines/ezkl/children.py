@@ -14,7 +14,7 @@ from zkserve.errors import EngineFailed
 
 STEPS = "zkserve.engines.ezkl.steps:"
 COMPILING = "zkserve.engines.ezkl.compiling:"
-PREVIEW = "zkserve.engines.ezkl.preview:"
+ESTIMATING = "zkserve.engines.ezkl.estimating:"
 HEAVY_NICENESS = 5
 
 

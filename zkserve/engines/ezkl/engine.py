@@ -74,12 +74,19 @@ class EzklEngine:
         self._warm: Child | None = None
         self._warm_lock = threading.Lock()
 
-    def unsupported(self, model: Path, *, limits: Limits = _DEFAULT_LIMITS) -> tuple[str, ...]:
+    def unsupported(
+        self,
+        model: Path,
+        *,
+        limits: Limits = _DEFAULT_LIMITS,
+        cancelled: Cancelled = never_cancelled,
+    ) -> tuple[str, ...]:
         """Return what the checks before compiling say; see :meth:`Engine.unsupported`."""
         try:
             run_child(
                 children.COMPILING + "check_model",
                 limits=limits,
+                cancelled=cancelled,
                 reach=Reach(readable=(model.resolve(),)),
                 model=str(model.resolve()),
             )
@@ -94,6 +101,7 @@ class EzklEngine:
         calibration: Path | None,
         *,
         limits: Limits = _DEFAULT_LIMITS,
+        cancelled: Cancelled = never_cancelled,
     ) -> Estimate:
         """Read the costs off the settings that ezkl derives; see :meth:`Engine.estimate`."""
         options = Options.of(plan)
@@ -101,8 +109,9 @@ class EzklEngine:
         bound = options.decomp_base**options.decomp_legs
         read = [path.resolve() for path in (model, calibration) if path is not None]
         answer = run_child(
-            children.PREVIEW + "estimate",
+            children.ESTIMATING + "estimate",
             limits=limits,
+            cancelled=cancelled,
             niceness=children.HEAVY_NICENESS,
             reach=Reach(readable=tuple(read)),
             model=str(read[0]),

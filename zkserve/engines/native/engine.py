@@ -48,7 +48,7 @@ from zkserve.types import CircuitManifest, Claim, InputMode, WeightsMode
 STEPS = "zkserve.engines.native.steps:"
 CHECKING = "zkserve.engines.native.checking:"
 BUILDING = "zkserve.engines.native.building:"
-PREVIEW = "zkserve.engines.native.preview:"
+ESTIMATING = "zkserve.engines.native.estimating:"
 HEAVY_NICENESS = 5
 CALIBRATION_SAMPLES = 2000
 VERIFY_LIMITS = Limits(time_s=300.0, memory_bytes=4 << 30)
@@ -71,13 +71,20 @@ class NativeEngine:
         self._others = WarmChildren(idle=_IDLE_CHILDREN)
         self._ranges_checked: set[str] = set()
 
-    def unsupported(self, model: Path, *, limits: Limits = _DEFAULT_LIMITS) -> tuple[str, ...]:
+    def unsupported(
+        self,
+        model: Path,
+        *,
+        limits: Limits = _DEFAULT_LIMITS,
+        cancelled: Cancelled = never_cancelled,
+    ) -> tuple[str, ...]:
         """Return what keeps a model from this engine; see :meth:`Engine.unsupported`."""
         if not core.available():
             return ("The native engine's compiled core is not installed here.",)
         answer = run_child(
             BUILDING + "unsupported",
             limits=limits,
+            cancelled=cancelled,
             reach=Reach(readable=(model.resolve(),)),
             model=str(model.resolve()),
         )
@@ -90,12 +97,14 @@ class NativeEngine:
         calibration: Path | None,
         *,
         limits: Limits = _DEFAULT_LIMITS,
+        cancelled: Cancelled = never_cancelled,
     ) -> Estimate:
         """Compile, write the verifier and keep neither; see :meth:`Engine.estimate`."""
         read = [path.resolve() for path in (model, calibration) if path is not None]
         answer = run_child(
-            PREVIEW + "estimate",
+            ESTIMATING + "estimate",
             limits=limits,
+            cancelled=cancelled,
             niceness=HEAVY_NICENESS,
             reach=Reach(readable=tuple(read)),
             model=str(read[0]),
