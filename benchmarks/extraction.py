@@ -125,7 +125,7 @@ def measure(mode: str, shape: Shape, folder: Path) -> dict[str, Any]:
         )
         print(points[-1], file=sys.stderr, flush=True)
     settings = Settings.read(attack.owner / "settings.json")
-    bits = leak.bits_per_proof(settings, attack.source, len(attack.verifier.committed))
+    bits = leak.bits_per_proof(settings, attack.source)
     secret = leak.secret_bits([np.array(attack.weights, np.float32) / (1 << SCALE)], SCALE)
     allowed = leak.budget(
         bits_per_proof=max(bits, 1), secret_bits=secret, fraction=leak.DEFAULT_FRACTION

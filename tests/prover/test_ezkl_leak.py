@@ -9,8 +9,8 @@ import pytest
 
 from tests.prover.conftest import INPUTS, Publish
 from zkserve.engines.base import Bundle
-from zkserve.engines.ezkl.leak import FIELD_BITS, constant_columns
-from zkserve.engines.ezkl.settings import Settings
+from zkserve.engines.ezkl.leak import FIELD_BITS
+from zkserve.engines.ezkl.settings import Settings, columns_of
 from zkserve.types import InputMode, WeightsMode
 
 pytestmark = pytest.mark.prover
@@ -29,7 +29,7 @@ def test_of_fixed_weights_only_constants_and_wiring_depend_on_them(publish: Publ
         for seed in (0, 1)
     )
     settings = Settings.read(one.files["settings"])
-    columns = constant_columns(settings.constants, settings.logrows)
+    columns = columns_of(settings.constants, settings.logrows)
     fixed, wiring = commitments(one, "fixed"), commitments(one, "permutation")
     assert (fixed - commitments(other, "fixed")).total() == columns == 1
     assert 0 < (wiring - commitments(other, "permutation")).total() <= wiring.total()

@@ -5,23 +5,28 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import pytest
+from eth_utils.crypto import keccak
+from onnx import numpy_helper
 
 from tests.models import tiny_onnx
-from tests.prover.conftest import INPUTS, LIMITS, Publish
-from zkserve.encoding import circuit_id, identified
-from zkserve.engines.base import Bundle, FloatArray
+from tests.prover.conftest import INPUTS, LIMITS, OPTIONS, Publish
+from zkserve.encoding import circuit_id, identified, to_hex
+from zkserve.engines.base import Bundle, CircuitPlan, FloatArray, Srs
 from zkserve.engines.child import run_child
 from zkserve.engines.ezkl import EzklEngine
 from zkserve.engines.ezkl.children import STEPS
 from zkserve.engines.ezkl.claims import (
     POINT_BYTES,
+    POLYCOMMIT_TAG,
     fixed_weights,
     from_instances,
     polycommit_weights,
     salt_shape,
 )
 from zkserve.engines.ezkl.inputs import Opening
+from zkserve.engines.ezkl.leak import FIELD_BITS
 from zkserve.errors import BundleMismatch, ProofInvalid
 from zkserve.types import InputMode, WeightsMode
 
@@ -145,3 +150,67 @@ def test_a_circuit_passed_off_under_another_weights_mode_is_refused(
     claim = replace(prediction.claim, circuit_id=lying.circuit_id)
     with pytest.raises(BundleMismatch, match="modes"):
         ezkl_engine.verify(replace(public_of(bundle), manifest=lying), claim, proof.data)
+
+
+def test_a_manifest_cannot_count_other_points_than_the_settings_do(
+    ezkl_engine: EzklEngine, publish: Publish, samples: FloatArray
+):
+    """The claims of such a circuit would cover none of the weights, or other bytes than theirs."""
+    bundle, _ = publish(InputMode.PUBLIC, weights_mode=WeightsMode.POLYCOMMIT)
+    prediction = ezkl_engine.predict(bundle, samples[0])
+    proof = ezkl_engine.prove(bundle, prediction.claim, prediction.opening, limits=LIMITS).data
+    manifest = bundle.manifest
+    assert manifest.parameters["weights_points"] == 1
+    for points in (0, -1, 2, len(proof) // POINT_BYTES + 1, None):
+        parameters = {k: v for k, v in manifest.parameters.items() if k != "weights_points"}
+        if points is not None:
+            parameters["weights_points"] = points
+        digest = to_hex(keccak(POLYCOMMIT_TAG + proof[: POINT_BYTES * max(points or 0, 0)]))
+        lying = identified(replace(manifest, parameters=parameters, weights=digest))
+        theirs = replace(public_of(bundle), manifest=lying)
+        claim = replace(prediction.claim, circuit_id=lying.circuit_id, weights=digest)
+        with pytest.raises(BundleMismatch, match="points of a proof"):
+            ezkl_engine.verify(theirs, claim, proof)
+        with pytest.raises(BundleMismatch, match="points of a proof"):
+            ezkl_engine.check_verifier(theirs)
+
+
+@pytest.mark.parametrize("weights_mode", [WeightsMode.HASHED, WeightsMode.FIXED])
+def test_other_modes_count_no_points(
+    ezkl_engine: EzklEngine, publish: Publish, samples: FloatArray, weights_mode: WeightsMode
+):
+    bundle, _ = publish(InputMode.PUBLIC, weights_mode=weights_mode)
+    assert "weights_points" not in bundle.manifest.parameters
+    parameters = dict(bundle.manifest.parameters) | {"weights_points": 1}
+    lying = replace(bundle, manifest=identified(replace(bundle.manifest, parameters=parameters)))
+    with pytest.raises(BundleMismatch, match="points of a proof"):
+        ezkl_engine.predict(lying, samples[0])
+
+
+def test_weights_of_several_columns_are_committed_to_by_as_many_points(
+    ezkl_engine: EzklEngine, development_srs: Srs, samples: FloatArray, tmp_path: Path
+):
+    """Weights that differ in the last column only are other weights."""
+    sizes, found = (INPUTS, 64, 8), {}
+    for seed in (0, 1):
+        model = tiny_onnx(tmp_path / f"{seed}.onnx", *sizes)
+        loaded = onnx.load(model)
+        (last,) = (tensor for tensor in loaded.graph.initializer if tensor.name == "w2")
+        altered = numpy_helper.to_array(last).copy()
+        altered[-1, -1] += seed
+        last.CopyFrom(numpy_helper.from_array(altered, "w2"))
+        onnx.save(loaded, model)
+        plan = CircuitPlan(
+            input_mode=InputMode.PUBLIC,
+            weights_mode=WeightsMode.POLYCOMMIT,
+            options=OPTIONS | {"logrows": 9},
+        )
+        ezkl_engine.compile(model, plan, samples, tmp_path / f"{seed}", limits=LIMITS)
+        found[seed] = ezkl_engine.setup(tmp_path / f"{seed}", development_srs, limits=LIMITS)
+    assert found[0].manifest.parameters["weights_points"] == 2
+    assert found[0].manifest.weights != found[1].manifest.weights
+    prediction = ezkl_engine.predict(found[0], samples[0])
+    proof = ezkl_engine.prove(found[0], prediction.claim, prediction.opening, limits=LIMITS).data
+    ezkl_engine.verify(public_of(found[0]), prediction.claim, proof)
+    assert found[0].manifest.leak is not None
+    assert found[0].manifest.leak.bits_per_proof == 2 * FIELD_BITS

@@ -14,12 +14,11 @@ from zkserve.engines.base import CircuitPlan
 from zkserve.engines.ezkl.leak import (
     bits_per_proof,
     budget,
-    constant_columns,
     digit_bits_per_proof,
     secret_bits,
 )
 from zkserve.engines.ezkl.options import Options
-from zkserve.engines.ezkl.settings import Settings
+from zkserve.engines.ezkl.settings import Settings, columns_of
 from zkserve.engines.weights import digests as digests_of
 from zkserve.errors import EngineFailed, RecipeInvalid
 from zkserve.types import InputMode, LeakBudget, Scale, WeightsMode
@@ -34,6 +33,7 @@ SETTINGS = Settings(
     rows=931,
     element_bound=1 << 28,
     constants=114,
+    weights_points=0,
     lookup_range=None,
 )
 SOURCE = "".join(
@@ -44,18 +44,18 @@ SOURCE = "".join(
 
 
 def test_fixed_weights_are_revealed_by_constants_and_wiring():
-    assert bits_per_proof(SETTINGS, SOURCE, 0) == 254 * (1 + 12)
+    assert bits_per_proof(SETTINGS, SOURCE) == 254 * (1 + 12)
     with pytest.raises(EngineFailed, match="permutation"):
-        bits_per_proof(SETTINGS, "contract Other {}", 0)
+        bits_per_proof(SETTINGS, "contract Other {}")
 
 
 def test_committed_weights_are_revealed_by_their_own_columns_only():
-    settings = replace(SETTINGS, weights_mode=WeightsMode.POLYCOMMIT)
-    assert bits_per_proof(settings, SOURCE, 3) == 254 * 3
+    settings = replace(SETTINGS, weights_mode=WeightsMode.POLYCOMMIT, weights_points=3)
+    assert bits_per_proof(settings, SOURCE) == 254 * 3
 
 
 def test_hashed_weights_are_not_revealed():
-    assert bits_per_proof(replace(SETTINGS, weights_mode=WeightsMode.HASHED), SOURCE, 0) == 0
+    assert bits_per_proof(replace(SETTINGS, weights_mode=WeightsMode.HASHED), SOURCE) == 0
 
 
 def test_counts_of_digits_are_revealed_in_every_mode():
@@ -69,7 +69,7 @@ def test_counts_of_digits_are_revealed_in_every_mode():
     ("constants", "columns"), [(0, 1), (1016, 1), (1017, 2), (2033, 2), (2034, 3)]
 )
 def test_constants_take_as_many_columns_as_ezkl_gives_them(constants: int, columns: int):
-    assert constant_columns(constants, 10) == columns
+    assert columns_of(constants, 10) == columns
 
 
 def test_the_secret_is_the_entropy_of_quantised_weights():

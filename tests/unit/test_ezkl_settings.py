@@ -31,6 +31,7 @@ SOUND = {
     "check_mode": "SAFE",
     "num_rows": 3120,
     "total_const_size": 114,
+    "module_sizes": {"polycommit": [], "poseidon": [1029, [2]]},
     "required_lookups": [],
     "model_input_scales": [8],
     "model_output_scales": [16],
@@ -54,6 +55,7 @@ def test_sound_settings_are_read(tmp_path: Path):
         rows=3120,
         element_bound=1 << 30,
         constants=114,
+        weights_points=0,
         lookup_range=None,
     )
 
@@ -69,7 +71,47 @@ def test_sound_settings_are_read(tmp_path: Path):
 def test_settings_say_how_weights_are_bound(tmp_path: Path, visibility: object, mode: WeightsMode):
     settings = copy.deepcopy(SOUND)
     settings["run_args"]["param_visibility"] = visibility
+    settings["module_sizes"]["polycommit"] = [17] * (mode is WeightsMode.POLYCOMMIT)
     assert Settings.read(written(tmp_path, settings)).weights_mode is mode
+
+
+@pytest.mark.parametrize(
+    ("sizes", "points"),
+    [([1], 1), ([4088], 1), ([4089], 2), ([17, 17], 2), ([3 * 4090], 4), ([17, 9000], 4)],
+)
+def test_settings_say_how_many_points_commit_to_the_weights(
+    tmp_path: Path, sizes: list[int], points: int
+):
+    """Of 4096 rows, 4090 may hold cells; ezkl takes another column from the last but one on."""
+    settings = copy.deepcopy(SOUND)
+    settings["run_args"]["param_visibility"] = "KZGCommit"
+    settings["module_sizes"]["polycommit"] = sizes
+    assert Settings.read(written(tmp_path, settings)).weights_points == points
+
+
+@pytest.mark.parametrize(
+    ("visibility", "sizes"),
+    [
+        ("KZGCommit", []),
+        ("KZGCommit", [0]),
+        ("KZGCommit", [17, 0]),
+        ("KZGCommit", [-4]),
+        ("KZGCommit", [True]),
+        ("KZGCommit", ["17"]),
+        ("KZGCommit", 17),
+        ("KZGCommit", None),
+        ("Fixed", [17]),
+        (HASHED, [17]),
+    ],
+)
+def test_settings_that_commit_to_nothing_or_to_something_else_are_refused(
+    tmp_path: Path, visibility: object, sizes: object
+):
+    settings = copy.deepcopy(SOUND)
+    settings["run_args"]["param_visibility"] = visibility
+    settings["module_sizes"]["polycommit"] = sizes
+    with pytest.raises(BundleMismatch):
+        Settings.read(written(tmp_path, settings))
 
 
 @pytest.mark.parametrize(

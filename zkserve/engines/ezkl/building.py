@@ -167,7 +167,7 @@ def set_up(
     output = TensorSpec(name=plan["output"]["name"], shape=tuple(plan["output"]["shape"]))
     pins = {name: sha256_file(path) for name, path in sorted(files.items())}
     source = files["verifier_source"].read_text()
-    points, budget = 0, None
+    budget = None
     if settings.weights_mode is WeightsMode.HASHED:
         weights = hashed_weights(
             trial.value["instances"],
@@ -179,11 +179,13 @@ def set_up(
         weights = fixed_weights(pins["verifying_key"])
     else:
         proof = bytes.fromhex(trial.value["proof"])
-        points = children.weights_points(files, opening.elements, proof, limits)
-        weights = polycommit_weights(proof, points)
+        children.check_commitments(
+            files, opening.elements, proof, points=settings.weights_points, limits=limits
+        )
+        weights = polycommit_weights(proof, settings.weights_points)
     if settings.weights_mode.leaks:
         budget = leak.budget(
-            bits_per_proof=leak.bits_per_proof(settings, source, points),
+            bits_per_proof=leak.bits_per_proof(settings, source),
             secret_bits=plan["secret_bits"],
             fraction=plan["leak_fraction"],
         )
@@ -209,7 +211,11 @@ def set_up(
             "salt_count": count,
             "salt_bits": bits,
             "proof_bytes": len(trial.value["proof"]) // 2,
-            **({"weights_points": points} if points else {}),
+            **(
+                {"weights_points": settings.weights_points}
+                if settings.weights_mode is WeightsMode.POLYCOMMIT
+                else {}
+            ),
         },
         facts={
             "logrows": settings.logrows,

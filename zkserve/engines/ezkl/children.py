@@ -43,13 +43,15 @@ def prove(
     )
 
 
-def weights_points(
-    files: Mapping[str, Path], elements: list[int], proof: bytes, limits: Limits
-) -> int:
-    """Return how many points at the start of a proof commit to the weights: checked, not told.
+def check_commitments(
+    files: Mapping[str, Path], elements: list[int], proof: bytes, *, points: int, limits: Limits
+) -> None:
+    """Check that a proof begins with as many points as ezkl commits to the weights with, and those.
+
+    ``points`` is what the settings say.
 
     Raises:
-        EngineFailed: the proof does not begin with them.
+        EngineFailed: it does not.
 
     """
     paths: dict[str, Any] = {
@@ -62,14 +64,14 @@ def weights_points(
         elements=elements,
         **paths,
     ).value
-    starts = range(0, len(expected) * POINT_BYTES, POINT_BYTES)
+    starts = range(0, points * POINT_BYTES, POINT_BYTES)
     found = [int.from_bytes(proof[start : start + 32], "big") for start in starts]
-    if not expected or found != expected:
+    if not points or found != expected:
         raise EngineFailed(
-            "ezkl's proofs do not begin with the commitment to the weights.",
-            remedy='Use weights mode "hashed" or "fixed".',
+            f"ezkl commits to the weights with {len(expected)} points, its settings call for "
+            f"{points}, and proofs do not begin with just those.",
+            remedy='Use weights mode "hashed" or "fixed", or another logrows.',
         )
-    return len(expected)
 
 
 def reading(files: Mapping[str, Path]) -> Reach:

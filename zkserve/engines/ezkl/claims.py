@@ -15,6 +15,7 @@ from eth_utils.crypto import keccak
 
 from zkserve.encoding import FIELD_MODULUS, OUTPUT_BOUND, bytes32, to_hex
 from zkserve.engines.ezkl.inputs import Opening, SaltShape, pack, unpack
+from zkserve.engines.ezkl.settings import Settings
 from zkserve.errors import BundleMismatch, EngineFailed, InvalidInput, ProofInvalid
 from zkserve.types import CircuitManifest, Claim, InputMode, WeightsMode
 
@@ -109,28 +110,60 @@ def polycommit_weights(proof: bytes, points: int) -> str:
 
     Those are the commitments to the columns that hold the weights, which nothing blinds: the same
     weights under the same SRS give the same points. Contracts recompute this.
+
+    Raises:
+        EngineFailed: there are no such points, and the digest would be of nothing.
+
     """
+    if not 1 <= points <= len(proof) // POINT_BYTES:
+        raise EngineFailed(f"A proof of {len(proof)} bytes does not begin with {points} points.")
     return to_hex(keccak(POLYCOMMIT_TAG + proof[: points * POINT_BYTES]))
 
 
-def check_weights(manifest: CircuitManifest, proof: bytes) -> None:
+def check_points(manifest: CircuitManifest, settings: Settings | None = None) -> None:
+    """Check that claims in ``polycommit``, and no others, cover points that commit to weights.
+
+    How many follows from the pinned ``settings``, whatever the manifest says: a claim that covers
+    fewer than there are, or none, leaves weights free.
+
+    Raises:
+        BundleMismatch: the manifest's number is another, or none that proofs have room for.
+
+    """
+    polycommit = manifest.weights_mode is WeightsMode.POLYCOMMIT
+    most = parameter(manifest, "proof_bytes") // POINT_BYTES if polycommit else 0
+    points = manifest.parameters.get("weights_points", 0)
+    if type(points) is not int or not int(polycommit) <= points <= most:
+        raise BundleMismatch(
+            f"The manifest says that {points!r} points of a proof commit to the weights, in "
+            f"weights mode {str(manifest.weights_mode)!r} and proofs of at most {most} points.",
+            remedy="Do not trust this circuit: its claims bind no weights.",
+        )
+    if settings is not None and points != settings.weights_points:
+        raise BundleMismatch(
+            f"The manifest says that {points} points of a proof commit to the weights; by the "
+            f"circuit's settings it is {settings.weights_points}.",
+            remedy="Do not trust this circuit: its claims leave weights free.",
+        )
+
+
+def check_weights(manifest: CircuitManifest, settings: Settings, proof: bytes) -> None:
     """Check that a proof is of the manifest's weights, where ezkl itself compares nothing.
 
     In ``hashed`` that is an instance, which the proof shows (:func:`to_instances`).
 
     Raises:
-        BundleMismatch: the manifest's weights are not those of its verifying key (``fixed``).
+        BundleMismatch: the manifest's weights are not those of its verifying key (``fixed``), or it
+            counts other points than the settings (``polycommit``).
         ProofInvalid: the proof begins with commitments to other weights (``polycommit``).
 
     """
+    check_points(manifest, settings)
     if manifest.weights_mode is WeightsMode.FIXED:
         if manifest.weights != fixed_weights(manifest.pins["verifying_key"]):
             raise BundleMismatch("The manifest's weights are not those of its verifying key.")
     elif manifest.weights_mode is WeightsMode.POLYCOMMIT:
-        points = parameter(manifest, "weights_points")
-        if points < 1:
-            raise BundleMismatch("The manifest counts no commitments to the weights.")
-        found = polycommit_weights(proof, points)
+        found = polycommit_weights(proof, settings.weights_points)
         if found != manifest.weights:
             raise ProofInvalid("The proof is of other weights: it begins with another commitment.")
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from zkserve.engines.cost import CostModel, Estimate, Terms
 from zkserve.engines.ezkl import leak
+from zkserve.engines.ezkl.settings import columns_of
 from zkserve.types import LeakBudget, WeightsMode
 
 MODEL_FILE = Path(__file__).with_name("cost.json")
@@ -72,8 +73,8 @@ class Shape:
             columns=inner * max(1, -(-settings["total_assignments"] // (inner * usable))),
             tables=max(0, sum(-(-size // usable) for size in (*ranges, *lookups)) - 2),
             poseidon=poseidon_rows > 0,
-            committed_columns=sum(-(-size // usable) for size in sizes["polycommit"]),
-            constants=leak.constant_columns(settings["total_const_size"], k),
+            committed_columns=sum(columns_of(size, k) for size in sizes["polycommit"]),
+            constants=columns_of(settings["total_const_size"], k),
             shuffles=-(-settings["total_shuffle_col_size"] // usable),
             dynamic=settings["num_dynamic_lookups"],
             einsum=settings.get("einsum_params", {}).get("total_einsum_col_size", 0) > 0,
@@ -209,7 +210,7 @@ def leak_bits(mode: WeightsMode, settings: dict[str, Any]) -> int:
     """Return the bits that a proof will reveal at most; see :func:`leak.bits_per_proof`."""
     shape = Shape.of(settings)
     if mode is WeightsMode.FIXED:
-        columns = leak.constant_columns(settings["total_const_size"], shape.logrows)
+        columns = columns_of(settings["total_const_size"], shape.logrows)
         return leak.FIELD_BITS * (columns + shape.permuted)
     return leak.FIELD_BITS * shape.committed_columns if mode is WeightsMode.POLYCOMMIT else 0
 

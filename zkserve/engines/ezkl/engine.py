@@ -34,6 +34,7 @@ from zkserve.engines.ezkl import building, children, leak
 from zkserve.engines.ezkl.claims import (
     check_batch,
     check_length,
+    check_points,
     check_weights,
     decode_opening,
     from_instances,
@@ -253,7 +254,7 @@ class EzklEngine:
         )
         data = bytes.fromhex(answer.value["proof"])
         check_length(bundle.manifest, data)
-        check_weights(bundle.manifest, data)
+        check_weights(bundle.manifest, Settings.read(files["settings"]), data)
         return Proof(
             data=data,
             prove_s=answer.wall_s,
@@ -276,7 +277,7 @@ class EzklEngine:
             raise BundleMismatch("The manifest's modes or output scale are not the circuit's.")
         instances = to_instances(manifest, claim)
         check_length(manifest, proof)
-        check_weights(manifest, proof)
+        check_weights(manifest, settings, proof)
         run_child(
             children.STEPS + "verify",
             limits=limits,
@@ -362,6 +363,7 @@ class EzklEngine:
     def check_verifier(self, bundle: Bundle, *, limits: Limits = _DEFAULT_LIMITS) -> None:
         """Export the verifier again from key and settings; see :meth:`Engine.check_verifier`."""
         files = self._pinned(bundle, "settings", "verifying_key", "verifier_srs", "verifier_source")
+        check_points(bundle.manifest, Settings.read(files["settings"]))
         source: str = run_child(
             children.STEPS + "export_verifier",
             limits=limits,
@@ -404,6 +406,7 @@ class EzklEngine:
         if circuit_id(manifest) != manifest.circuit_id:
             raise BundleMismatch("The circuit id is not that of the manifest's own fields.")
         check_batch(manifest)
+        check_points(manifest)
         files = {}
         for name in names:
             path = bundle.files.get(name)

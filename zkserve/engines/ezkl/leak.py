@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zkserve.engines.entropy import bits_of
-from zkserve.engines.ezkl.settings import Settings
+from zkserve.engines.ezkl.settings import Settings, columns_of
 from zkserve.errors import EngineFailed
 from zkserve.types import LeakBudget, WeightsMode
 
@@ -34,13 +34,11 @@ DIGITS_WARNING = (
     "often digits occur in what is computed, from which weights can be found where inputs are "
     "known; no budget counts that (docs/weights-leak.md). The native engine hides it."
 )
-_UNUSABLE_ROWS = 6
-"""Rows at the end of a column that ezkl keeps clear when it counts the columns it needs."""
 _COUNTED = re.compile(r"rhs := addmod\(rhs, sub\(R, mulmod\(calldataload\(0x\w+\), tmp")
 _PERMUTED = re.compile(r"// permutation_comms\[\d+\]\.x$", re.MULTILINE)
 
 
-def bits_per_proof(settings: Settings, verifier_source: str, weights_points: int) -> int:
+def bits_per_proof(settings: Settings, verifier_source: str) -> int:
     """Return the bits that one proof reveals at most of the weights; 0 in a mode that hides them.
 
     254 for each evaluation of a polynomial made of weights: in ``fixed`` of the columns of
@@ -51,8 +49,8 @@ def bits_per_proof(settings: Settings, verifier_source: str, weights_points: int
         permuted = len(_PERMUTED.findall(verifier_source))
         if not permuted:
             raise EngineFailed("The generated verifier names no permutation polynomials.")
-        return FIELD_BITS * (constant_columns(settings.constants, settings.logrows) + permuted)
-    return FIELD_BITS * weights_points if settings.weights_mode.leaks else 0
+        return FIELD_BITS * (columns_of(settings.constants, settings.logrows) + permuted)
+    return FIELD_BITS * settings.weights_points
 
 
 def digit_bits_per_proof(verifier_source: str) -> int:
@@ -63,13 +61,6 @@ def digit_bits_per_proof(verifier_source: str) -> int:
     counts them: see ``docs/weights-leak.md``.
     """
     return FIELD_BITS * len(_COUNTED.findall(verifier_source))
-
-
-def constant_columns(constants: int, logrows: int) -> int:
-    """Return how many fixed columns hold the distinct constants of a circuit."""
-    usable = (1 << logrows) - _UNUSABLE_ROWS
-    blocks = constants // usable + 1
-    return (constants + blocks) // usable + 1
 
 
 def secret_bits(weights: Iterable[NDArray[np.float32]], scale: int) -> int:

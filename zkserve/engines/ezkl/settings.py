@@ -13,6 +13,8 @@ from zkserve.types import InputMode, Scale, WeightsMode
 _MAX_BYTES = 16 << 20
 _MAX_BASE = 1 << 24
 _MAX_DIGITS = 16
+_UNUSABLE_ROWS = 6
+"""Rows at the end of a column that ezkl keeps clear when it counts the columns it needs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,8 @@ class Settings:
     """Magnitudes of quantised inputs stay below this: the circuit's decompositions cover it."""
     constants: int
     """Distinct constants, which in ``fixed`` the weights are among: public, like all of this."""
+    weights_points: int
+    """Points that begin a proof and commit to the weights: a column each; 0 but in polycommit."""
     lookup_range: tuple[int, int] | None
     """Inclusive range of lookup inputs; ``None`` where the circuit has no lookups."""
 
@@ -71,6 +75,14 @@ class Settings:
         )
         if input_scale < 0 or output_scale < 0:
             raise BundleMismatch("The circuit's settings have a negative scale.")
+        committed = settings["module_sizes"]["polycommit"]
+        if bool(committed) != (weights_mode is WeightsMode.POLYCOMMIT) or any(
+            type(cells) is not int or cells < 1 for cells in committed
+        ):
+            raise BundleMismatch(
+                f"The circuit's settings commit to {committed} cells in weights mode "
+                f"{str(weights_mode)!r}."
+            )
         minimum, maximum = run_args["lookup_range"]
         base, digits = run_args["decomp_base"], run_args["decomp_legs"]
         if not (2 <= base <= _MAX_BASE and 1 <= digits <= _MAX_DIGITS):
@@ -84,6 +96,7 @@ class Settings:
             rows=settings["num_rows"],
             element_bound=base**digits,
             constants=settings["total_const_size"],
+            weights_points=sum(columns_of(cells, run_args["logrows"]) for cells in committed),
             lookup_range=(minimum, maximum) if settings["required_lookups"] else None,
         )
 
@@ -104,6 +117,13 @@ class Settings:
                 remedy="Scale the input as the model expects, or publish a circuit calibrated on "
                 "wider samples.",
             )
+
+
+def columns_of(cells: int, logrows: int) -> int:
+    """Return how many columns ezkl takes for cells of one kind: constants, committed weights."""
+    usable = (1 << logrows) - _UNUSABLE_ROWS
+    blocks = cells // usable + 1
+    return (cells + blocks) // usable + 1
 
 
 def _hashed(visibility: Any) -> bool:
