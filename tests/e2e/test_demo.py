@@ -17,6 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from zkserve import runtime
+
 pytestmark = [pytest.mark.e2e, pytest.mark.chain, pytest.mark.prover]
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +45,7 @@ PROMISED = {
 class Demo:
     """A demo at work, with all it ever starts marked in the environment.
 
-    Children that touch models get an environment of their own, with a home in the demo's TMPDIR.
+    Children that touch models get an environment of their own, with a home in the runtime folder.
     """
 
     process: subprocess.Popen[bytes]
@@ -98,7 +100,8 @@ def demo(tmp_path: Path) -> Iterator[Demo]:
     ):
         process = subprocess.Popen(
             [sys.executable, "-m", "zkserve", "demo", "--json", "--folder", str(tmp_path)],
-            env=environment | {MARK: mark, "TMPDIR": str(temporary)},
+            env=environment
+            | {MARK: mark, "TMPDIR": str(temporary), runtime.VARIABLE: str(temporary / "runtime")},
             stdin=subprocess.DEVNULL,
             stdout=answer,
             stderr=error,
@@ -156,7 +159,7 @@ def test_an_interrupted_demo_cleans_up(demo: Demo):
 
 
 def test_a_demo_interrupted_while_it_builds_cleans_up(demo: Demo):
-    demo.wait_for("anvil", "zkserve.engines.child")
+    demo.wait_for("anvil", "engines/sandbox.py")
     demo.process.send_signal(signal.SIGINT)
     assert demo.process.wait(60) == 130, demo.output()
     demo.wait_until_gone()
