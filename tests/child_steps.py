@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import mmap
 import os
 import resource
+import select
 import socket
 import subprocess
 import sys
@@ -43,7 +45,7 @@ def abort() -> None:
     os.abort()
 
 
-def leave() -> None:
+def exit_early() -> None:
     sys.exit(0)
 
 
@@ -178,19 +180,128 @@ def run_threads() -> list[int]:
     return sorted(done)
 
 
-def fill_folder(*, size_bytes: int) -> None:
+def fill(*, size_bytes: int, folder: str = ".") -> None:
     for n in range(size_bytes >> 20):
-        Path(f"{n}").write_bytes(bytes(1 << 20))
+        Path(folder, f"{n}").write_bytes(bytes(1 << 20))
     time.sleep(300)
+
+
+def hide(*, size_bytes: int, how: str) -> None:
+    """Put bytes into memory that is not resident in this process, and wait."""
+    for n in range(size_bytes >> 24):
+        path = Path(f"{n}")
+        if how == "memory of its own":
+            memory = mmap.mmap(-1, 1 << 24)
+            memory.write(bytes(1 << 24))
+            memory.madvise(mmap.MADV_DONTNEED)
+            kept.append(memory)
+            continue
+        with path.open("wb") as file:
+            file.write(bytes(1 << 24))
+            if how == "deleted and open":
+                kept.append(os.dup(file.fileno()))
+            if how == "deleted and mapped":
+                with path.open("rb") as again:
+                    kept.append(map_page(again.fileno()))
+        if how == "closed to its owner":
+            Path("in").mkdir(mode=0o300, exist_ok=True)
+            path.rename(f"in/{n}")
+        else:
+            path.unlink()
+    time.sleep(300)
+
+
+kept: list[object] = []
+
+
+def map_page(descriptor: int) -> int:
+    """Map without keeping a descriptor, as Python's own mmap does."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    return libc.mmap(None, 4096, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, 0)
+
+
+def make_many(*, count: int) -> None:
+    for n in range(count):
+        Path(f"{n}").touch()
+    time.sleep(300)
+
+
+def nest(*, depth: int, name: str) -> None:
+    for _ in range(depth):
+        os.mkdir(name)  # noqa: PTH102
+        os.chdir(name)
+    time.sleep(300)
+
+
+def leave(*, out: str, what: str) -> None:
+    """Leave something in a folder that is no plain file."""
+    at = Path(out, "settings.json")
+    if what == "pipe":
+        os.mkfifo(at)
+    elif what == "socket":
+        socket.socket(socket.AF_UNIX).bind(str(at))
+    elif what == "link":
+        at.symlink_to("/etc/hostname")
+    elif what == "second name":
+        Path(out, "other").touch()
+        at.hardlink_to(Path(out, "other"))
+    elif what == "holes":
+        _grow_file(at, 300 << 20)
+    elif what == "no right to read":
+        at.touch(mode=0o200)
+    elif what == "no right to list":
+        at.mkdir(mode=0o300)
+    elif what == "depth":
+        os.chdir(out)
+        for _ in range(30):
+            os.mkdir("d" * 200)  # noqa: PTH102
+            os.chdir("d" * 200)
+    elif what == "number":
+        for n in range(101):
+            Path(out, f"{n}").touch()
+
+
+_ANSWER = b'{"value": 1, "peak_rss_bytes": 1, "cpu_s": 1}\n'
+
+
+def read_no_more() -> None:
+    """Answer, and never take another request."""
+    from zkserve.engines import child
+
+    os.write(child._reply_fd, _ANSWER)
+    time.sleep(300)
+
+
+def answer_twice() -> None:
+    """Answer, and answer the next call once that was begun."""
+    from zkserve.engines import child
+
+    os.write(child._reply_fd, _ANSWER)
+    select.select([0], [], [])
+    os.write(child._reply_fd, _ANSWER)
+    time.sleep(300)
+
+
+def progress_without_end() -> None:
+    while True:
+        report("still")
+
+
+def verdict(*, kind: str) -> None:
+    from zkserve import errors
+
+    raise getattr(errors, kind)("It says so.")
+
+
+def return_much(*, size_bytes: int) -> str:
+    return "x" * size_bytes
 
 
 def burn() -> None:
     while True:
         pass
-
-
-def leave_link(*, out: str) -> None:
-    Path(out, "settings.json").symlink_to("/etc/hostname")
 
 
 def answer_raw(*, text: str) -> None:

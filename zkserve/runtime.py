@@ -15,6 +15,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import resource
 import shutil
 import stat
 import subprocess
@@ -61,6 +62,14 @@ def in_memory(path: Path) -> bool:
         if path.is_relative_to(mount.mountpoint)
     ]
     return max(mounts, default=(0, ""))[1] in _IN_MEMORY
+
+
+def leave_no_core() -> None:
+    """Have this process and what it starts leave no core dump, which would hold secrets."""
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    # 1 is too little for a file and, unlike 0, also keeps the kernel from piping one to a program.
+    bound = 1 if hard == resource.RLIM_INFINITY else min(1, hard)
+    resource.setrlimit(resource.RLIMIT_CORE, (bound, bound))
 
 
 def free_bytes() -> int:
@@ -137,10 +146,11 @@ def sweep_abandoned() -> None:
 
 
 def _remove(folder: Path) -> None:
-    try:
+    with contextlib.suppress(RecursionError):
         shutil.rmtree(folder, ignore_errors=True)
-    except RecursionError:  # nested too deeply for Python
-        subprocess.run(["rm", "-rf", "--", str(folder)], check=False)
+    if folder.exists():  # nested too deeply for Python, or closed even to its owner
+        for command in (["chmod", "-R", "u+rwx"], ["rm", "-rf"]):
+            subprocess.run([*command, "--", str(folder)], stderr=subprocess.DEVNULL, check=False)
 
 
 class Held:

@@ -75,7 +75,7 @@ def test_a_panic_is_an_engine_failure():
         run_child(STEPS + "panic", limits=LIMITS)
 
 
-@pytest.mark.parametrize(("step", "reason"), [("abort", "SIGABRT"), ("leave", "SystemExit")])
+@pytest.mark.parametrize(("step", "reason"), [("abort", "SIGABRT"), ("exit_early", "SystemExit")])
 def test_a_crash_is_an_error(step: str, reason: str):
     with pytest.raises(EngineFailed, match=reason):
         run_child(STEPS + step, limits=LIMITS)

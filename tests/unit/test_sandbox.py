@@ -9,13 +9,14 @@ import threading
 import time
 import types
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from zkserve import runtime
 from zkserve.engines import child as child_module
-from zkserve.engines import sandbox
+from zkserve.engines import holdings, replies, sandbox
 from zkserve.engines.base import Limits
 from zkserve.engines.child import Child, run_child
 from zkserve.engines.sandbox import Reach, Walls
@@ -225,11 +226,58 @@ def test_a_confined_child_has_threads_but_starts_no_processes(wall: str, reach: 
 def test_what_a_confined_child_puts_into_its_folder_counts_as_memory(wall: str, reach: Reach):
     with pytest.raises(ChildKilled, match="limit of 200 MiB"):
         run_child(
-            STEPS + "fill_folder",
+            STEPS + "fill",
             limits=Limits(memory_bytes=200 << 20, time_s=60),
             reach=reach,
             size_bytes=300 << 20,
         )
+
+
+@pytest.mark.parametrize(
+    "how", ["deleted and open", "deleted and mapped", "memory of its own", "closed to its owner"]
+)
+def test_what_a_confined_child_hides_counts_as_memory(wall: str, reach: Reach, how: str):
+    if how == "closed to its owner" and os.geteuid() == 0:
+        pytest.skip("root lists every folder")
+    with pytest.raises(ChildKilled, match="more than its limit of 200 MiB"):
+        run_child(
+            STEPS + "hide",
+            limits=Limits(memory_bytes=200 << 20, time_s=20),
+            reach=reach,
+            size_bytes=400 << 20,
+            how=how,
+        )
+
+
+def test_what_a_confined_child_puts_among_results_counts_as_memory(wall: str, reach: Reach):
+    with pytest.raises(ChildKilled, match="limit of 200 MiB"):
+        run_child(
+            STEPS + "fill",
+            limits=Limits(memory_bytes=200 << 20, time_s=20),
+            reach=reach,
+            folder=str(reach.writable[0]),
+            size_bytes=300 << 20,
+        )
+
+
+@pytest.mark.parametrize(
+    ("step", "arguments"),
+    [
+        ("make_many", {"count": 101}),
+        ("nest", {"depth": 1500, "name": "d" * 200}),
+        ("nest", {"depth": 30, "name": "d" * 200}),
+    ],
+)
+def test_folders_without_end_end_the_child(
+    wall: str,
+    reach: Reach,
+    step: str,
+    arguments: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(holdings, "MAX_ENTRIES", 100)
+    with pytest.raises(ChildKilled, match="cannot be measured"):
+        run_child(STEPS + step, limits=Limits(time_s=20), reach=reach, **arguments)
 
 
 def test_cancelling_leaves_no_process(wall: str, reach: Reach):
@@ -261,12 +309,32 @@ def test_cpu_time_is_bounded_where_nobody_watches(
         run_child(STEPS + "burn", limits=Limits(time_s=60), reach=reach)
 
 
-def test_links_among_results_are_refused(wall: str, reach: Reach, monkeypatch: pytest.MonkeyPatch):
-    if wall == "landlock":
-        pytest.skip("it refuses to make one")
-    stand(monkeypatch, bubblewrap=wall == "bubblewrap", landlock=False, seccomp=False)
+@pytest.mark.parametrize(
+    "what",
+    [
+        *("pipe", "socket", "link", "second name", "holes", "depth", "number"),
+        *("no right to read", "no right to list"),
+    ],
+)
+def test_what_is_no_plain_file_among_results_is_refused(
+    reach: Reach, what: str, monkeypatch: pytest.MonkeyPatch
+):
+    stand(monkeypatch, bubblewrap=False, landlock=False, seccomp=False)  # they would refuse some
+    monkeypatch.setattr(holdings, "MAX_ENTRIES", 100)
+    out = reach.writable[0]
+    # Some of it may be seen before the child has answered.
+    with pytest.raises((EngineFailed, ChildKilled), match=r"plain files|cannot be measured"):
+        run_child(STEPS + "leave", limits=LIMITS, reach=reach, out=str(out), what=what)
+    runtime._remove(out)
+    assert not out.exists()
+
+
+def test_results_are_bounded_in_sum(tmp_path: Path):
+    for name in ("settings.json", "more.json"):
+        (tmp_path / name).write_bytes(bytes(1000))
+    holdings.require_plain(tmp_path, 2000)
     with pytest.raises(EngineFailed, match="plain files"):
-        run_child(STEPS + "leave_link", limits=LIMITS, reach=reach, out=str(reach.writable[0]))
+        holdings.require_plain(tmp_path, 1999)
 
 
 @pytest.mark.parametrize(
@@ -279,6 +347,9 @@ def test_links_among_results_are_refused(wall: str, reach: Reach, monkeypatch: p
         '{"error": {"kind": "InputOutOfRange", "message": 1, "remedy": null}}',
         '{"error": {"kind": "__class__"}}',
         '{"value": 1, "peak_rss_bytes": 1, "cpu_s": 1, "more": 1}',
+        '{"value": 1, "peak_rss_bytes": -1, "cpu_s": 1}',
+        '{"value": 1, "peak_rss_bytes": 1, "cpu_s": NaN}',
+        '{"value": 1, "peak_rss_bytes": 1, "cpu_s": 1e999}',
         "[" * 200_000,
         "\x00",
     ],
@@ -291,9 +362,49 @@ def test_an_answer_that_is_none_ends_the_child(text: str):
 
 
 def test_an_endless_answer_does_not_fill_our_memory(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(child_module, "MAX_REPLY_BYTES", 4 << 20)
-    with pytest.raises(EngineFailed, match="more than it may"):
+    monkeypatch.setattr(replies, "MAX_REPLY_BYTES", 4 << 20)
+    with pytest.raises(EngineFailed, match="more than the 4 MiB it may"):
         run_child(STEPS + "answer_without_end", limits=LIMITS)
+
+
+def test_an_answer_that_is_too_long_says_so_and_ends_nothing():
+    child = Child(limits=LIMITS)
+    assert len(child.call(STEPS + "return_much", size_bytes=15 << 20).value) == 15 << 20
+    with pytest.raises(EngineFailed, match="more than the 16 MiB") as caught:
+        child.call(STEPS + "return_much", size_bytes=16 << 20)
+    assert caught.value.remedy
+    assert child.call(STEPS + "add", a=1, b=2).value == 3
+    child.close()
+
+
+def test_a_child_that_takes_no_request_does_not_hang_its_parent():
+    child = Child(limits=Limits(time_s=2))
+    assert child.call(STEPS + "read_no_more").value == 1
+    with pytest.raises(ChildTimeout):
+        child.call(STEPS + "add", a=1, b="x" * (1 << 20))
+    assert not child.alive
+
+
+def test_an_answer_to_what_was_not_asked_ends_the_child():
+    child = Child(limits=LIMITS)
+    assert child.call(STEPS + "answer_twice").value == 1
+    with pytest.raises(EngineFailed, match="before it was asked"):
+        child.call(STEPS + "add", a=1, b="x" * (1 << 20))
+    assert not child.alive
+
+
+def test_progress_without_end_ends_the_child():
+    child = Child(limits=LIMITS)
+    with pytest.raises(EngineFailed, match="without end"):
+        child.call(STEPS + "progress_without_end")
+    assert not child.alive
+
+
+@pytest.mark.parametrize("kind", ["JobCancelled", "ChildKilled", "ChildTimeout"])
+def test_what_became_of_a_child_is_not_its_own_to_say(kind: str):
+    with pytest.raises(EngineFailed, match=f"failed with {kind}") as caught:
+        run_child(STEPS + "verdict", limits=LIMITS, kind=kind)
+    assert type(caught.value) is EngineFailed
 
 
 def test_an_answer_that_cannot_be_written_down_does_not_end_the_child():

@@ -22,7 +22,6 @@ import os
 import resource
 import select
 import signal
-import stat
 import subprocess
 import sys
 import time
@@ -33,18 +32,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import psutil
-
 import zkserve
 from zkserve import errors, runtime
-from zkserve.engines import sandbox
+from zkserve.engines import holdings, replies, sandbox
 from zkserve.engines.base import Cancelled, Limits, Progress
+from zkserve.engines.replies import Replies
 from zkserve.engines.sandbox import Reach
 
 POLL_S = 0.05
 ADDRESS_SPACE_SLACK_BYTES = 4 << 30
-MAX_REPLY_BYTES = 256 << 20
-MAX_TEXT = 2000
+_POLLS_PER_LOOK_AT_MAPPINGS = 5
 _TAIL_BYTES = 4096
 _SIGNALLED = 128
 _LONGEST_S = 1e8
@@ -97,10 +94,11 @@ class Child:
 
     def __init__(self, *, limits: Limits, niceness: int = 0, reach: Reach | None = None) -> None:
         self.limits = limits
-        self._confined = reach is not None
-        self._wrapped = self._confined and sandbox.in_force().bubblewrap
+        self._wrapped = reach is not None and sandbox.in_force().bubblewrap
         self.folder, lock = runtime.make_folder()
-        self._replies, reply_end = os.pipe()
+        self._writable = None if reach is None else (self.folder, *reach.writable)
+        self._reply_fd, reply_end = os.pipe()
+        self._replies = Replies(self._reply_fd)
         self._output = (self.folder / "output").open("a+b")
         command = _command(self.folder, reach, self._wrapped, reply_end, limits, niceness)
         try:
@@ -116,15 +114,17 @@ class Child:
                 start_new_session=True,
             ).result()
         except BaseException:
-            os.close(self._replies)
+            os.close(self._reply_fd)
             self._output.close()
             runtime.remove_folder(self.folder, lock)
             raise
         finally:
             os.close(reply_end)
-        self._buffer = b""
+        assert self._process.stdin is not None  # noqa: S101 (opened as a pipe above)
+        self._request_fd = self._process.stdin.fileno()
+        os.set_blocking(self._request_fd, False)
         self._end = weakref.finalize(
-            self, _end, self._process, self._replies, self._output, self.folder, lock
+            self, _end, self._process, self._reply_fd, self._output, self.folder, lock
         )
 
     @property
@@ -172,22 +172,24 @@ class Child:
             self.close()
             raise
         if "error" in reply:
-            raise _error(**reply["error"])
+            raise replies.error(**reply["error"])
         return Answer(**reply, wall_s=time.monotonic() - started)
 
     def _exchange(
         self, request: bytes, deadline: float, progress: Progress, cancelled: Cancelled
     ) -> dict[str, Any]:
-        assert self._process.stdin is not None  # noqa: S101 (opened as a pipe above)
-        try:
-            self._process.stdin.write(request)
-            self._process.stdin.flush()
-        except OSError:
-            raise self._died() from None
+        said, polls = 0, 0
         while True:
-            for reply in self._read():
+            if request:
+                request = self._write(request)
+            for reply in self._read(asking=bool(request)):
                 if "progress" not in reply:
+                    if request or self._replies.pending:
+                        raise errors.EngineFailed("The child process answered before it was asked.")
                     return reply
+                said += 1
+                if said > replies.MAX_PROGRESS:
+                    raise errors.EngineFailed("The child process told its progress without end.")
                 progress(reply["progress"])
             if cancelled():
                 raise errors.JobCancelled("The work was cancelled and its child process stopped.")
@@ -196,33 +198,47 @@ class Child:
                     f"The child process worked longer than {self.limits.time_s:g} s.",
                     remedy="Allow more time, or use a smaller circuit.",
                 )
-            rss_bytes = self._memory_bytes()
-            if rss_bytes > self.limits.memory_bytes:
-                raise errors.ChildKilled(
-                    f"The child process used {rss_bytes >> 20} MiB of memory, more than its limit "
-                    f"of {self.limits.memory_bytes >> 20} MiB.",
-                    remedy="Allow more memory, or use a smaller circuit.",
-                )
+            polls += 1
+            self._bound_memory(mapped=polls % _POLLS_PER_LOOK_AT_MAPPINGS == 0)
 
-    def _memory_bytes(self) -> int:
-        if not self._confined:  # asked often, and nothing that runs in one starts processes
-            return _rss_bytes(self.pid)
-        # With what it may have put into its folder, which may lie in memory.
-        return sum(map(_rss_bytes, _tree(self.pid))) + _folder_bytes(self.folder)
+    def _write(self, request: bytes) -> bytes:
+        """Send as much of a request as fits; return the rest. A child may never take it."""
+        try:
+            return request[os.write(self._request_fd, request) :]
+        except BlockingIOError:
+            return request
+        except OSError:
+            raise self._died() from None
 
-    def _read(self) -> Iterator[dict[str, Any]]:
+    def _read(self, *, asking: bool) -> Iterator[dict[str, Any]]:
         poller = select.poll()
-        poller.register(self._replies, select.POLLIN)
-        if not poller.poll(POLL_S * 1000):
+        poller.register(self._reply_fd, select.POLLIN)
+        if asking:
+            poller.register(self._request_fd, select.POLLOUT)
+        if self._reply_fd in dict(poller.poll(POLL_S * 1000)):
+            try:
+                yield from self._replies.read()
+            except EOFError:
+                raise self._died() from None
+
+    def _bound_memory(self, *, mapped: bool) -> None:
+        if self._writable is None:  # asked often, and nothing that runs in one starts processes
+            held_bytes = holdings.resident_bytes(self.pid)
+        else:
+            held_bytes = holdings.held_bytes(self.pid, self._writable, mapped=mapped)
+            if held_bytes == holdings.UNMEASURABLE:  # as is, for a moment, what is just ending
+                time.sleep(POLL_S)
+                held_bytes = holdings.held_bytes(self.pid, self._writable)
+        bound = self.limits.memory_bytes
+        if held_bytes <= bound or not self.alive:
             return
-        data = os.read(self._replies, 1 << 20)
-        if not data:
-            raise self._died()
-        *lines, self._buffer = (self._buffer + data).split(b"\n")
-        if len(self._buffer) > MAX_REPLY_BYTES:
-            raise errors.EngineFailed("The child process answered more than it may.")
-        for line in lines:
-            yield _parse(line)
+        much = f"{held_bytes >> 20} MiB of memory"
+        if held_bytes == holdings.UNMEASURABLE:
+            much = "memory or files that cannot be measured"
+        raise errors.ChildKilled(
+            f"The child process used {much}, more than its limit of {bound >> 20} MiB.",
+            remedy="Allow more memory, or use a smaller circuit.",
+        )
 
     def _died(self) -> errors.ChildKilled:
         if self._wrapped:  # bubblewrap notices a moment later, and tells how its child ended
@@ -266,7 +282,7 @@ def run_child(
         child.close()
     # Not before it has ended: a thread of it could put a link there after the look.
     for folder in reach.writable if reach else ():
-        _require_plain(folder)
+        holdings.require_plain(folder, limits.memory_bytes)
     return answer
 
 
@@ -336,84 +352,6 @@ def _tail(file: IO[bytes]) -> bytes:
     return os.pread(file.fileno(), _TAIL_BYTES, max(0, size_bytes - _TAIL_BYTES))
 
 
-def _rss_bytes(pid: int) -> int:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return int(psutil.Process(pid).memory_info().rss)
-    return 0
-
-
-def _tree(pid: int) -> Iterator[int]:
-    """Yield a process and all it started; bubblewrap stands between us and the child."""
-    yield pid
-    with contextlib.suppress(OSError):
-        for thread in Path(f"/proc/{pid}/task").iterdir():
-            for process in (thread / "children").read_text().split():
-                yield from _tree(int(process))
-
-
-def _folder_bytes(folder: Path) -> int:
-    size_bytes = 0
-    try:
-        for at, _, names in os.walk(folder):
-            for name in names:
-                with contextlib.suppress(OSError):
-                    size_bytes += os.lstat(os.path.join(at, name)).st_blocks * 512  # noqa: PTH118
-    except RecursionError:  # folders nested by the hundred: nothing honest does that
-        return sys.maxsize
-    return size_bytes
-
-
-def _parse(line: bytes) -> dict[str, Any]:
-    """Read a reply: the child may have been taken over by what it read."""
-    # Of the parent alone: what a child imports counts as its work. Unlike the standard library's,
-    # this parser bounds nesting whatever the recursion limit is.
-    from pydantic_core import from_json
-
-    try:
-        reply = from_json(line)
-        match reply:
-            case {"progress": str(phrase), **rest} if not rest:
-                return {"progress": _printable(phrase)}
-            case {"error": {"kind": str(), "message": str(), "remedy": str() | None, **rest}} if (
-                not rest and len(reply) == 1
-            ):
-                return {"error": reply["error"]}
-            case {"value": _, "peak_rss_bytes": int(), "cpu_s": int() | float(), **rest} if (
-                not rest
-            ):
-                return dict(reply)
-    except ValueError:
-        pass
-    raise errors.EngineFailed("The child process answered what is no answer.")
-
-
-def _printable(text: str) -> str:
-    """Return text that may hold names out of a model, harmless to a terminal and short."""
-    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:MAX_TEXT])
-    return shown if len(text) <= MAX_TEXT else shown + "..."
-
-
-def _require_plain(folder: Path) -> None:
-    """Refuse links and the like where the child may write: we would follow them.
-
-    Raises:
-        EngineFailed: there is one.
-
-    """
-    for path in folder.rglob("*"):
-        mode = path.lstat().st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise errors.EngineFailed("The child process left something other than plain files.")
-
-
-def _error(kind: str, message: str, remedy: str | None) -> errors.ZkserveError:
-    message, remedy = _printable(message), remedy and _printable(remedy)
-    known = getattr(errors, kind, None)
-    if isinstance(known, type) and issubclass(known, errors.ZkserveError):
-        return known(message, remedy=remedy)
-    return errors.EngineFailed(f"The child process failed with {kind}: {message}.")
-
-
 # What follows runs in the child.
 
 _reply_fd = -1
@@ -421,6 +359,8 @@ _reply_fd = -1
 
 def _reply(message: dict[str, Any]) -> None:
     data = json.dumps(message).encode() + b"\n"
+    if len(data) > replies.MAX_REPLY_BYTES:
+        raise replies.too_long()
     while data:
         data = data[os.write(_reply_fd, data) :]
 
@@ -457,6 +397,8 @@ def _serve(line: str) -> None:
         }
     try:
         _reply(answer)
+    except errors.EngineFailed as exc:
+        _reply({"error": {"kind": "EngineFailed", "message": exc.message, "remedy": exc.remedy}})
     except (TypeError, ValueError) as exc:  # no JSON: the text of a model that is no text
         error = {"kind": type(exc).__name__, "message": str(exc)[:300], "remedy": None}
         _reply({"error": error})
