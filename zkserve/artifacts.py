@@ -26,6 +26,8 @@ from zkserve.sealing import SUFFIX, StorageKey
 RECIPIENTS = "recipients"
 """The file that names the keys, by their public halves, that files here may be sealed to."""
 _BLOCK_BYTES = 1 << 20
+_RESEALING = ".resealing"
+_REMEDY = "Set ZKSERVE_STORAGE_KEY or ZKSERVE_STORAGE_KEY_FILE to the right one."
 
 
 class ArtifactStore:
@@ -53,11 +55,23 @@ class ArtifactStore:
             return self._write(lambda target: _copy(file, target))
 
     def seal(self, data: bytes) -> str:
-        """Store secret bytes; return their digest, which is that of the bytes themselves."""
+        """Store secret bytes; return their digest, which is that of the bytes themselves.
+
+        Raises:
+            StorageKeyWrong: another key took the place of this one since the store was opened.
+
+        """
+        self._require_known()
         return self._write(lambda file: self.key.seal(io.BytesIO(data), file), self._sealed)
 
     def seal_file(self, source: Path) -> str:
-        """Store a secret file; return its digest, which is that of the file itself."""
+        """Store a secret file; return its digest, which is that of the file itself.
+
+        Raises:
+            StorageKeyWrong: another key took the place of this one since the store was opened.
+
+        """
+        self._require_known()
         with source.open("rb") as file:
             return self._write(lambda target: self.key.seal(file, target), self._sealed)
 
@@ -73,19 +87,17 @@ class ArtifactStore:
             BundleMismatch: it was altered on disk.
 
         """
-        sealed = self._sealed(digest)
-        if sealed.is_file():
-            with sealed.open("rb") as file:
-                current = self.key.is_current(file)
-            if not current:
-                self._require(digest, self.seal_file(self.hold(digest).path))
-        else:
-            current = False
-            self._require(digest, self.seal_file(self.path(digest)))
         clear = self._path(digest)
-        current &= not clear.exists()
-        clear.unlink(missing_ok=True)
-        return not current
+        if clear.is_file():
+            # Also where it was sealed before: nobody has read what is sealed through since.
+            self._seal_as(digest, clear)
+            clear.unlink()
+            return True
+        if self._is_current(digest):
+            return False
+        held = self.hold(digest)  # until the end: its path may go when it does
+        self._seal_as(digest, held.path)
+        return True
 
     def path(self, digest: str) -> Path:
         """Return where an artifact that is no secret lies.
@@ -158,6 +170,24 @@ class ArtifactStore:
         for path in (self._path(digest), self._sealed(digest)):
             path.unlink(missing_ok=True)
 
+    def in_clear(self) -> list[str]:
+        """Return the digests of what is not sealed, secret or not."""
+        return [path.name for path in self._files() if not path.suffix]
+
+    def sealed(self) -> list[str]:
+        """Return the digests of what is sealed, under whatever key."""
+        return [path.stem for path in self._files() if path.suffix == SUFFIX]
+
+    @contextmanager
+    def resealing(self) -> Iterator[None]:
+        """Be the only process that seals what is here already; wait for another one that does."""
+        descriptor = os.open(self.folder / _RESEALING, os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
     def retire_other_keys(self) -> None:
         """Note that nothing here is sealed under any key but the first."""
         with self._sole():
@@ -170,15 +200,34 @@ class ArtifactStore:
     def _introduce(self, key: StorageKey) -> None:
         with self._sole():
             known = _recipients(self.folder)
+            if not known:  # a backup may have left the list out
+                self._require_opens()
             missing = [recipient for recipient in known if recipient not in key.recipients]
             if missing:
                 raise StorageKeyWrong(
                     f"The artifacts in {self.folder} are sealed under the storage key of "
                     f"{missing[0]}; given is that of {', '.join(key.recipients)}.",
-                    remedy="Set ZKSERVE_STORAGE_KEY or ZKSERVE_STORAGE_KEY_FILE to the right one.",
+                    remedy=_REMEDY,
                 )
             if key.recipients[0] not in known:
                 self._write_recipients((*known, key.recipients[0]))
+
+    def _require_opens(self) -> None:
+        for digest in self.sealed()[:1]:
+            with self._sealed(digest).open("rb") as file:
+                if not self.key.opens(file):
+                    raise StorageKeyWrong(
+                        f"The artifacts in {self.folder} are sealed under another storage key than "
+                        f"that of {', '.join(self.key.recipients)}.",
+                        remedy=_REMEDY,
+                    )
+
+    def _require_known(self) -> None:
+        if self.key.recipients[0] not in _recipients(self.folder):
+            raise StorageKeyWrong(
+                f"The storage key of {self.key.recipients[0]} was replaced by another.",
+                remedy="Start this process again with the new key.",
+            )
 
     def _write_recipients(self, recipients: Iterable[str]) -> None:
         lines = "".join(f"{recipient}\n" for recipient in recipients)
@@ -196,9 +245,30 @@ class ArtifactStore:
         finally:
             os.close(descriptor)
 
+    def _seal_as(self, digest: str, source: Path) -> None:
+        def place(found: str) -> Path:
+            self._require(digest, found)
+            return self._sealed(digest)
+
+        self._require_known()
+        with source.open("rb") as file:
+            self._write(lambda target: self.key.seal(file, target), place)
+
+    def _is_current(self, digest: str) -> bool:
+        try:
+            with self._sealed(digest).open("rb") as file:
+                return self.key.is_current(file)
+        except FileNotFoundError as exc:
+            raise NotFound(f"There is no artifact {digest}.") from exc
+
     def _open(self, sealed: Path, target: BinaryIO) -> None:
         with sealed.open("rb") as file:
             self.key.unseal(file, target, expected=sealed.name.removesuffix(SUFFIX))
+
+    def _files(self) -> Iterator[Path]:
+        for path in sorted(self.folder.glob("??/*")):
+            if len(path.stem) == 64 and path.suffix in ("", SUFFIX):
+                yield path
 
     def _path(self, digest: str) -> Path:
         if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):

@@ -10,8 +10,8 @@ from zkserve.artifacts import RECIPIENTS, ArtifactStore
 from zkserve.engines import engine
 from zkserve.engines.base import Bundle, Engine
 from zkserve.errors import DevelopmentSrsRefused, NotFound, StorageKeyWrong
-from zkserve.runtime import Held
-from zkserve.sealing import StorageKey, development_key, read_key
+from zkserve.runtime import Held, leave_no_core
+from zkserve.sealing import SUFFIX, StorageKey, development_key, read_key
 from zkserve.store.database import Database
 from zkserve.types import CircuitManifest
 
@@ -38,13 +38,15 @@ class Node:
     ) -> Node:
         """Open the artifact folder and the database, creating no tables.
 
-        Without a storage key one is made in ``data_dir``, where that is allowed.
+        Without a storage key one is made in ``data_dir``, where that is allowed. From then on this
+        process, which has a key, leaves no core dump.
 
         Raises:
             StorageKeyWrong: it is not the one that artifacts are sealed under, or none is given,
                 in production or where artifacts are sealed already.
 
         """
+        leave_no_core()
         folder = data_dir / "artifacts"
         if storage_key:
             key = StorageKey(storage_key)
@@ -122,7 +124,9 @@ def _own_key(path: Path, folder: Path, *, production: bool) -> StorageKey:
     )
     if production:
         raise StorageKeyWrong("Production needs a storage key.", remedy=remedy)
-    if (folder / RECIPIENTS).exists() and not path.exists():
+    # The files too: a backup may have left the list of keys out.
+    sealed = (folder / RECIPIENTS).exists() or any(folder.glob(f"??/*{SUFFIX}"))
+    if sealed and not path.exists():
         raise StorageKeyWrong(
             f"Artifacts in {folder} are sealed, no storage key is set, and {path} is not there.",
             remedy=remedy,

@@ -7,6 +7,7 @@ any point and called again: a worker's death loses nothing and costs no attempt.
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
@@ -53,9 +54,11 @@ def predict(node: Node, version: VersionRow, inputs: FloatArray) -> Prediction:
 
 
 def replay(
-    node: Node, *, tenant: str, idempotency_key: str, request_sha256: str | None
+    node: Node, *, tenant: str, idempotency_key: str, fingerprints: Collection[str | None]
 ) -> JobRow | None:
     """Return the job that this very request led to before, if it did.
+
+    ``fingerprints`` are the request's under each storage key: it may be older than the first.
 
     Raises:
         IdempotencyConflict: the key came with another body.
@@ -63,7 +66,7 @@ def replay(
     """
     with node.database.snapshot() as session:
         job = jobs.by_key(session, tenant, idempotency_key)
-    if job is not None and job.request_sha256 != request_sha256:
+    if job is not None and job.request_sha256 not in fingerprints:
         raise IdempotencyConflict(
             f"Idempotency-Key {idempotency_key[:64]!r} was used with another body.",
             remedy="Use a new key for a new request.",
@@ -94,7 +97,7 @@ def accept(
     """
     if idempotency_key is not None:
         known = replay(
-            node, tenant=tenant, idempotency_key=idempotency_key, request_sha256=request_sha256
+            node, tenant=tenant, idempotency_key=idempotency_key, fingerprints=(request_sha256,)
         )
         if known is not None:
             return known
@@ -125,7 +128,7 @@ def accept(
         if idempotency_key is None:
             raise
         known = replay(
-            node, tenant=tenant, idempotency_key=idempotency_key, request_sha256=request_sha256
+            node, tenant=tenant, idempotency_key=idempotency_key, fingerprints=(request_sha256,)
         )
         if known is None:
             raise

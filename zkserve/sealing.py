@@ -10,7 +10,9 @@ import contextlib
 import hashlib
 import hmac
 import os
+import stat
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -53,10 +55,12 @@ class StorageKey:
         """The public halves, ``age1...``; the first is the one that is sealed to."""
         return tuple(str(identity.to_public()) for identity in self._identities)
 
-    def mac(self, data: bytes) -> str:
-        """Return the HMAC-SHA256 of ``data`` under the first key, in hex."""
-        secret = hashlib.sha256(b"zkserve/mac/v1" + str(self._identities[0]).encode()).digest()
-        return hmac.new(secret, data, hashlib.sha256).hexdigest()
+    def macs(self, data: bytes) -> tuple[str, ...]:
+        """Return the HMAC-SHA256 of ``data`` under each key, in hex.
+
+        What is stored is the first; what is compared may have been stored under any of them.
+        """
+        return tuple(_mac(str(identity).encode(), data) for identity in self._identities)
 
     def seal(self, source: BinaryIO, target: BinaryIO) -> str:
         """Write what is read, sealed; return the SHA-256 of what was read."""
@@ -93,13 +97,11 @@ class StorageKey:
 
     def is_current(self, source: BinaryIO) -> bool:
         """Return whether a sealed file opens with the first key; reads no more than its head."""
-        try:
-            pyrage.decrypt_io(source, _Nowhere(), self._identities[:1])
-        except _Enough:
-            return True
-        except (pyrage.DecryptError, OSError):
-            return False
-        return True
+        return _opens(source, self._identities[:1])
+
+    def opens(self, source: BinaryIO) -> bool:
+        """Return whether a sealed file opens with any of the keys; reads no more than its head."""
+        return _opens(source, self._identities)
 
 
 def new_key() -> str:
@@ -112,11 +114,19 @@ def read_key(path: Path) -> StorageKey:
     """Read a key file.
 
     Raises:
-        StorageKeyWrong: it cannot be read, or holds no key.
+        StorageKeyWrong: it cannot be read, others may read it too, or it holds no key.
 
     """
     try:
-        return StorageKey(path.read_text())
+        with path.open() as file:
+            found = os.fstat(file.fileno())
+            if _exposed(found):
+                raise StorageKeyWrong(
+                    f"The storage key file {path} is open to others: its mode is "
+                    f"{stat.S_IMODE(found.st_mode):04o}.",
+                    remedy=f"Run `chmod 600 {path}`; if somebody may have read it, change the key.",
+                )
+            return StorageKey(file.read())
     except (OSError, UnicodeDecodeError) as exc:
         raise StorageKeyWrong(
             f"The storage key file {path} cannot be read.",
@@ -139,6 +149,27 @@ def development_key(path: Path) -> StorageKey:
         finally:
             Path(name).unlink()
     return read_key(path)
+
+
+def _exposed(found: os.stat_result) -> bool:
+    # A group may read what belongs to somebody else, as root's secrets do: it is how we read it.
+    allowed = 0o700 if found.st_uid == os.geteuid() else 0o740
+    return bool(stat.S_IMODE(found.st_mode) & 0o777 & ~allowed)
+
+
+def _mac(key: bytes, data: bytes) -> str:
+    secret = hashlib.sha256(b"zkserve/mac/v1" + key).digest()
+    return hmac.new(secret, data, hashlib.sha256).hexdigest()
+
+
+def _opens(source: BinaryIO, identities: Sequence[pyrage.x25519.Identity]) -> bool:
+    try:
+        pyrage.decrypt_io(source, _Nowhere(), identities)
+    except _Enough:
+        return True
+    except (pyrage.DecryptError, OSError):
+        return False
+    return True
 
 
 class _Tap:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import select
 
 from zkserve import log
-from zkserve.errors import BundleMismatch
+from zkserve.errors import BundleMismatch, Unavailable
 from zkserve.node import Node, secret_names
 from zkserve.receipt import manifest_from_dict
-from zkserve.sealing import SUFFIX
 from zkserve.store.tables import InputRow, JobRow, VersionRow
 
 _log = log.get("storage")
@@ -27,10 +25,39 @@ def seal_clear(node: Node) -> int:
 
     Such files come from releases that did not seal. What they put into the store and never into
     the database is sealed an hour after it was put there; what they left unfinished is removed.
+    A file that was altered stays as it is, with a warning.
+
+    Raises:
+        Unavailable: the disk refuses; nothing was lost.
+        StorageKeyWrong: another key took the place of this one.
+
     """
+    with node.artifacts.resealing():
+        return _seal_clear(node)
+
+
+def seal_all(node: Node) -> int:
+    """Seal what lies in clear, and anew what is sealed under another key than the first.
+
+    Return how many files. It may be cut off anywhere and begun again, with the same keys. Others
+    should not work with the old key meanwhile; one that does cannot seal any more afterwards.
+
+    Raises:
+        BundleMismatch: a file cannot be sealed, as it was altered.
+        StorageKeyWrong: a file is sealed under a key that is not there.
+        Unavailable: the disk or the runtime folder refuses; nothing was lost.
+
+    """
+    with node.artifacts.resealing():
+        number = _seal_clear(node) + _seal_anew(node)
+        node.artifacts.retire_other_keys()
+        # What somebody with the old key sealed up to now.
+        return number + _seal_anew(node)
+
+
+def _seal_clear(node: Node) -> int:
     _remove_unfinished(node)
-    digests = [path.name for path in _files(node) if not path.suffix]
-    known = _Known.of(node)
+    digests, known = node.artifacts.in_clear(), _Known.of(node)
     return sum(
         _reseal(node, digest, known)
         for digest in digests
@@ -39,20 +66,9 @@ def seal_clear(node: Node) -> int:
     )
 
 
-def seal_all(node: Node) -> int:
-    """Seal what lies in clear, and anew what is sealed under another key than the first.
-
-    Return how many files. Others must not work on the same artifacts meanwhile with the old key.
-
-    Raises:
-        BundleMismatch: a file cannot be sealed, as it was altered.
-
-    """
-    number, known = seal_clear(node), _Known.of(node)
-    sealed = [path.stem for path in _files(node) if path.suffix == SUFFIX]
-    number += sum(_reseal(node, digest, known, strict=True) for digest in sealed)
-    node.artifacts.retire_other_keys()
-    return number
+def _seal_anew(node: Node) -> int:
+    digests, known = node.artifacts.sealed(), _Known.of(node)
+    return sum(_reseal(node, digest, known, strict=True) for digest in digests)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +110,11 @@ def _reseal(node: Node, digest: str, known: _Known, *, strict: bool = False) -> 
             raise
         _log.warning("not_sealed", artifact=digest, reason=str(exc))
         return False
+    except OSError as exc:
+        raise Unavailable(
+            f"Artifact {digest} cannot be sealed: {exc.strerror}. Nothing was lost.",
+            remedy="Make room on the disk of the data folder, or mend it, and start again.",
+        ) from exc
 
 
 def _remove_unfinished(node: Node) -> None:
@@ -101,12 +122,6 @@ def _remove_unfinished(node: Node) -> None:
     for path in [*folder.glob(".publish-*"), *folder.glob(".new-*")]:
         if _old(path):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def _files(node: Node) -> Iterator[Path]:
-    for path in sorted(node.artifacts.folder.glob("??/*")):
-        if len(path.stem) == 64 and path.suffix in ("", SUFFIX):
-            yield path
 
 
 def _old(path: Path) -> bool:

@@ -121,13 +121,17 @@ class Worker:
 
         Raises:
             Conflict: another worker runs under this executor id on this machine.
-            Unavailable: the database cannot be reached.
+            StorageKeyWrong: another key took the place of this one.
+            Unavailable: the database cannot be reached, or the disk refuses to seal what lies in
+                clear.
 
         """
         walls = str(sandbox.in_force())
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._stopping.set())
         with self._sole():
+            # Before any job is taken; until then signals end this at once, and nothing is lost.
+            _log.info("sealed", files=storage.seal_clear(self._node))
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: self._stopping.set())
             self._register()
             DBOS.launch()
             try:
@@ -319,19 +323,17 @@ class Worker:
             return JobState(jobs.get(session, job_id).state)
 
     def _tidy(self) -> None:
-        """Delete private inputs that nothing needs any more, now and every hour; seal old files."""
-        in_clear = True
+        """Delete private inputs that nothing needs any more, now and every hour; seal what came."""
         while not self._stopping.is_set():
             try:
-                if in_clear:
-                    sealed = storage.seal_clear(self._node)
-                    in_clear = False
-                    _log.info("sealed", files=sealed)
                 with self._node.database.snapshot() as session:
                     spent = jobs.spent(session)
                 for job_id in spent:
                     openings.forget_input(self._node, job_id)
                 openings.forget_inputs_ahead(self._node, kept_s=self._inputs_kept_s)
+                # An earlier release may run beside this one for a while.
+                if sealed := storage.seal_clear(self._node):
+                    _log.info("sealed", files=sealed)
             except Exception:  # noqa: BLE001 (a fault today must not keep inputs for ever)
                 _log.exception("tidying_failed")
             self._stopping.wait(_TIDY_EVERY_S)

@@ -15,12 +15,13 @@ from sqlalchemy import func, select
 
 from tests.bodies import body, tensor
 from tests.fakes import FakeEngine, publish
-from zkserve import prove
-from zkserve.api import inference
+from zkserve import prove, storage
+from zkserve.api import create_app, inference
 from zkserve.encoding import claim_digest, sha256_hex, to_hex
 from zkserve.engines.base import Bundle, Limits, Prediction
-from zkserve.node import Node
+from zkserve.node import KEY_NAME, Node
 from zkserve.receipt import claim_from_dict, manifest_from_dict
+from zkserve.sealing import new_key
 from zkserve.store import inputs, versions
 from zkserve.store.queue import JobQueue
 from zkserve.store.tables import InputRow, JobRow, VersionRow
@@ -210,8 +211,37 @@ async def test_the_same_key_gives_the_same_answer(http: httpx.AsyncClient, node:
 async def test_what_is_kept_of_a_body_confirms_no_guess_of_it(node: Node, tmp_path: Path) -> None:
     """Whoever has the database alone must not be able to try inputs out."""
     other = Node.open(data_dir=tmp_path / "other", database_url=node.database.url)
-    kept = {inference._fingerprint(at, "tiny", 1, []) for at in (node, other)}
+    kept = {inference._fingerprints(at, "tiny", 1, [])[0] for at in (node, other)}
     assert len(kept | {sha256_hex(b'["tiny", 1, []]')}) == 3
+
+
+async def test_a_request_of_before_a_change_of_keys_is_recognised(
+    http: httpx.AsyncClient, node: Node, queue: JobQueue
+) -> None:
+    headers = {"Idempotency-Key": "one"}
+    first = await http.post(INFER, json=body(), headers=headers)
+    data_dir = node.artifacts.folder.parent
+    changed = Node.open(
+        data_dir=data_dir,
+        database_url=node.database.url,
+        storage_key=new_key() + (data_dir / KEY_NAME).read_text(),
+    )
+    storage.seal_all(changed)
+    app = create_app(
+        changed,
+        queue=queue,
+        require_api_key=False,
+        max_body_bytes=20_000,
+        max_open_jobs=20,
+        max_inputs_ahead=9,
+    )
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as later:
+        again = await later.post(INFER, json=body(), headers=headers)
+        other = await later.post(INFER, json=body(tensor((1.0,) * 4)), headers=headers)
+    assert again.json() == first.json()
+    assert other.json()["type"] == "urn:zkserve:error:idempotency-conflict"
+    assert rows(node, JobRow) == 1
 
 
 async def test_the_same_key_at_the_same_time_gives_one_job(

@@ -3,9 +3,10 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zkserve import artifacts, runtime
@@ -15,7 +16,8 @@ from zkserve.errors import BundleMismatch, NotFound, StorageKeyWrong
 from zkserve.sealing import StorageKey, new_key
 
 ABSENT = "ab" * 32
-KEY = StorageKey(new_key())
+OLD = new_key()
+KEY = StorageKey(OLD)
 
 
 @pytest.fixture
@@ -29,6 +31,7 @@ def files(store: ArtifactStore) -> set[str]:
 
 
 @given(data=st.binary(max_size=4096))
+@settings(deadline=None)  # a disk that others use syncs when it will
 def test_what_was_put_comes_back(data: bytes, tmp_path_factory: pytest.TempPathFactory):
     store = ArtifactStore(tmp_path_factory.mktemp("store"), KEY)
     digest = store.put(data)
@@ -257,9 +260,64 @@ def test_another_key_is_refused_before_anything_else(store: ArtifactStore):
     assert other.recipients[0] in str(refused.value)
     assert "ZKSERVE_STORAGE_KEY" in str(refused.value)
     assert {path: path.read_bytes() for path in before} == before
-    (store.folder / artifacts.RECIPIENTS).unlink()
+    (store.folder / artifacts.RECIPIENTS).unlink()  # as a backup may have left it out
     with pytest.raises(StorageKeyWrong, match="another storage key"):
-        ArtifactStore(store.folder, other).get(digest)
+        ArtifactStore(store.folder, other)
+    assert ArtifactStore(store.folder, KEY).get(digest) == b"weights"
+    with pytest.raises(StorageKeyWrong, match=KEY.recipients[0]):
+        ArtifactStore(store.folder, other)
+
+
+def test_a_replaced_key_seals_nothing_any_more(store: ArtifactStore, tmp_path: Path):
+    """A process that was not stopped for the change would seal what nobody can open later."""
+    digest = store.seal(b"weights")
+    (tmp_path / "key").write_bytes(b"a proving key")
+    new = new_key()
+    later = ArtifactStore(store.folder, StorageKey(new + OLD))
+    assert store.seal(b"an opening") == sha256_hex(b"an opening"), "both keys are there still"
+    for sealed in (digest, sha256_hex(b"an opening")):
+        assert later.reseal(sealed)
+    later.retire_other_keys()
+    before = files(store)
+    for seal in (
+        lambda: store.seal(b"another"),
+        lambda: store.seal_file(tmp_path / "key"),
+        lambda: store.reseal(digest),
+    ):
+        with pytest.raises(StorageKeyWrong):
+            seal()
+    with pytest.raises(StorageKeyWrong, match="replaced"):
+        store.seal(b"another")
+    assert files(store) == before
+
+
+def test_what_is_sealed_anew_stays_open_until_it_is(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+):
+    """Memory that is short takes clear copies away that nobody holds."""
+    digest = store.seal(b"weights")
+    both = ArtifactStore(store.folder, StorageKey(new_key() + OLD))
+    begin = StorageKey.seal
+
+    def pressed(key: StorageKey, source: BinaryIO, target: BinaryIO) -> str:
+        runtime._discard(store.hold(digest).path)
+        assert Path(source.name).exists()
+        return begin(key, source, target)
+
+    monkeypatch.setattr(StorageKey, "seal", pressed)
+    assert both.reseal(digest)
+
+
+def test_a_good_clear_file_is_not_given_up_for_a_sealed_one_that_was_altered(
+    store: ArtifactStore,
+):
+    digest = store.seal(data := os.urandom(100_000))
+    store.put(data)
+    path = sealed_file(store, digest)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert store.reseal(digest)
+    assert files(store) == {f"{digest}.age"}
+    assert store.get(digest) == data
 
 
 def test_keys_change_without_a_moment_in_which_anything_is_lost(
@@ -316,3 +374,4 @@ def test_what_was_altered_in_clear_is_not_sealed_under_its_name(store: ArtifactS
     with pytest.raises(BundleMismatch, match=digest):
         store.reseal(digest)
     assert store.path(digest).read_bytes() == b"weighty"
+    assert files(store) == {digest}

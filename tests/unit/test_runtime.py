@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import resource
 import shutil
 import stat
 import subprocess
@@ -377,6 +378,20 @@ def test_room_in_memory_is_bounded_by_memory(monkeypatch: pytest.MonkeyPatch):
     fields = psutil.virtual_memory()._replace(available=12345)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: fields)
     assert runtime.free_bytes() == 12345
+
+
+@pytest.mark.parametrize(
+    ("hard", "bound"), [(resource.RLIM_INFINITY, 1), (1 << 30, 1), (1, 1), (0, 0)]
+)
+def test_no_core_is_left_and_none_piped_to_a_program(
+    hard: int, bound: int, monkeypatch: pytest.MonkeyPatch
+):
+    """Linux pipes a core whatever its bound is, but for a bound of 1."""
+    bounds = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (0, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda *given: bounds.append(given))
+    runtime.leave_no_core()
+    assert bounds == [(resource.RLIMIT_CORE, (bound, bound))]
 
 
 def test_it_is_told_apart_what_lies_in_memory():

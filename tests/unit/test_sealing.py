@@ -38,7 +38,7 @@ def opened(data: bytes, expected: bytes, key: StorageKey = KEY) -> bytes:
 
 
 @given(data=st.binary(max_size=70_000))
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_what_was_sealed_opens(data: bytes):
     assert opened(sealed(data), data) == data
 
@@ -140,14 +140,13 @@ def test_of_several_keys_the_first_seals_and_each_opens():
         assert both.is_current(io.BytesIO(sealed(data, both)))
 
 
-def test_a_mac_needs_the_key_and_is_that_of_the_first():
-    text = new_key()
-    mac = StorageKey(text).mac(b"an input")
-    assert mac == StorageKey(text + new_key()).mac(b"an input")
-    assert (
-        len({mac, KEY.mac(b"an input"), StorageKey(text).mac(b"another"), sha256_hex(b"an input")})
-        == 4
-    )
+def test_there_is_a_mac_under_each_key_that_needs_the_key():
+    old, new = new_key(), new_key()
+    (before,) = StorageKey(old).macs(b"an input")
+    (after,) = StorageKey(new).macs(b"an input")
+    assert StorageKey(new + old).macs(b"an input") == (after, before)
+    (another,) = StorageKey(old).macs(b"another")
+    assert len({before, after, another, sha256_hex(b"an input")}) == 4
 
 
 @pytest.mark.parametrize(
@@ -186,6 +185,32 @@ def test_a_key_file_that_holds_none_is_refused(content: bytes | None, tmp_path: 
         path.write_bytes(content)
     with pytest.raises(StorageKeyWrong):
         read_key(path)
+
+
+@pytest.mark.parametrize(
+    ("ours", "mode", "taken"),
+    [
+        *((True, mode, True) for mode in (0o600, 0o400)),
+        *((True, mode, False) for mode in (0o640, 0o644, 0o604, 0o660, 0o602, 0o610)),
+        *((False, mode, True) for mode in (0o640, 0o440, 0o600)),  # root's, for the service's group
+        *((False, mode, False) for mode in (0o644, 0o444, 0o660, 0o642)),
+    ],
+)
+def test_a_key_file_that_others_may_read_is_refused(
+    ours: bool, mode: int, taken: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "storage.key"
+    path.write_text(text := new_key())
+    path.chmod(mode)
+    if not ours:
+        monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)
+    if taken:
+        assert read_key(path).recipients == StorageKey(text).recipients
+        return
+    with pytest.raises(StorageKeyWrong, match=f"open to others: its mode is {mode:04o}") as refused:
+        read_key(path)
+    assert f"chmod 600 {path}" in str(refused.value)
+    assert text.splitlines()[-1] not in str(refused.value)
 
 
 def test_a_development_key_is_made_once_whoever_comes_first(tmp_path: Path):

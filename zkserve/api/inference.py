@@ -116,16 +116,16 @@ def _infer(
     request: InferRequest,
     idempotency_key: str | None,
 ) -> InferResponse:
-    fingerprint = None
+    fingerprints: tuple[str, ...] = ()
     if idempotency_key is not None and request.parameters.prove:
-        fingerprint = _fingerprint(service.node, model, number, request.inputs)
+        fingerprints = _fingerprints(service.node, model, number, request.inputs)
         # Before anything is looked up or predicted: the version asked for then may be gone by
         # now, and a new prediction would draw another salt.
         known = prove.replay(
             service.node,
             tenant=tenant,
             idempotency_key=idempotency_key,
-            request_sha256=fingerprint,
+            fingerprints=fingerprints,
         )
         if known is not None:
             return _of_job(service, known, request)
@@ -144,16 +144,18 @@ def _infer(
         prediction,
         tenant=tenant,
         idempotency_key=idempotency_key,
-        request_sha256=fingerprint,
+        request_sha256=fingerprints[0] if fingerprints else None,
         max_open_jobs=service.max_open_jobs,
     )
     return _of_job(service, job, request)
 
 
-def _fingerprint(node: Node, model: str, number: int | None, given: Sequence[InferTensor]) -> str:
-    # Under a key: by a plain digest whoever has the database could confirm a guess of the inputs.
+def _fingerprints(
+    node: Node, model: str, number: int | None, given: Sequence[InferTensor]
+) -> tuple[str, ...]:
+    # Under keys: by a plain digest whoever has the database could confirm a guess of the inputs.
     body = [model, number, [tensor.model_dump() for tensor in given]]
-    return node.artifacts.key.mac(json.dumps(body, sort_keys=True).encode())
+    return node.artifacts.key.macs(json.dumps(body, sort_keys=True).encode())
 
 
 def _of_job(service: Service, job: JobRow, request: InferRequest) -> InferResponse:
