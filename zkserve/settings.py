@@ -53,16 +53,24 @@ class Settings(BaseSettings):
         1 << 20, gt=0, description="Largest request body the API accepts, in bytes."
     )
     max_model_bytes: int = Field(
-        64 << 20, gt=0, description="Largest body of a preflight (model and samples), in bytes."
+        64 << 20,
+        gt=0,
+        description="Largest body of a preflight (model, samples, recipe), in bytes.",
     )
     max_preflights: int = Field(
-        1, ge=1, description="Preflights run at once; further ones are refused with 503."
+        1, ge=1, description="Preflights run at once; further ones wait for their turn."
+    )
+    max_preflight_uploads: int = Field(
+        4,
+        ge=1,
+        description="Preflights whose body arrives, that wait or run; further ones are refused with"
+        " 503, and so is a caller who holds another where one place is left.",
     )
     preflight_time_s: float = Field(
-        120.0, gt=0, description="Time limit of each child process of a preflight, in seconds."
+        120.0, gt=0, description="Time limit of a preflight from its turn on, in seconds."
     )
     preflight_memory_mb: int = Field(
-        4096, gt=0, description="Resident memory limit of each of them, in MiB."
+        4096, gt=0, description="Resident memory limit of its child processes, each, in MiB."
     )
     max_open_jobs: int = Field(
         1000,

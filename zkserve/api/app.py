@@ -10,6 +10,7 @@ from zkserve import __version__
 from zkserve.api import circuits, inference, models, preflights, problems, proofs, requests
 from zkserve.api.metrics import Metrics
 from zkserve.api.middleware import Edge
+from zkserve.api.places import Places
 from zkserve.api.problems import BodyLimit
 from zkserve.api.service import PreflightTerms, Service, ServiceDep
 from zkserve.engines.base import Limits
@@ -61,6 +62,7 @@ def create_app(
         max_inputs_ahead=max_inputs_ahead,
         predictions=anyio.CapacityLimiter(_PREDICTION_THREADS),
         streams=anyio.CapacityLimiter(_STREAMS),
+        uploads=Places(preflight_terms.uploads),
         preflights=anyio.CapacityLimiter(preflight_terms.at_once),
         preflight_terms=preflight_terms,
     )
@@ -105,6 +107,7 @@ def serve(settings: Settings) -> None:
         max_inputs_ahead=settings.max_inputs_ahead,
         preflight_terms=PreflightTerms(
             max_body_bytes=settings.max_model_bytes,
+            uploads=settings.max_preflight_uploads,
             at_once=settings.max_preflights,
             limits=Limits(
                 time_s=settings.preflight_time_s,

@@ -2,153 +2,153 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
+import threading
+from functools import partial
 from typing import Any
 
 import anyio
 import anyio.to_thread
 from fastapi import APIRouter, Request, Response
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
 
-from zkserve import recipe, runtime
+from zkserve import recipe
 from zkserve.api.auth import Tenant
-from zkserve.api.service import PreflightTerms, Service, ServiceDep
-from zkserve.errors import ChildKilled, ChildTimeout, InvalidInput, ModelRejected, Unavailable
+from zkserve.api.examples import REPORT
+from zkserve.api.service import Service, ServiceDep
+from zkserve.api.uploads import FORM, MODEL, OCTETS, RECIPE, SAMPLES, Upload, received
+from zkserve.errors import (
+    ChildKilled,
+    ChildTimeout,
+    ModelRejected,
+    RecipeInvalid,
+    Unavailable,
+    ZkserveError,
+)
 from zkserve.preflight import preflight
 from zkserve.report import Report
 
 router = APIRouter(tags=["models"])
 
 PATH = "/v1/preflight"
-MODEL, SAMPLES = "model", "samples"
-_UPLOAD_S = 120
-_CHUNK_BYTES = 1 << 20
-_ARCHIVE = b"PK"
-_PARTS = f"Send the files {MODEL!r} and, perhaps, {SAMPLES!r}, and nothing else."
-_BYTES = {"type": "string", "format": "binary"}
+_GONE = 499
+"""What the log and the metrics say of a caller who did not wait; nobody reads the answer."""
+_FILE = {"type": "string", "format": "binary"}
 _BODY = {
     "required": True,
     "content": {
-        "application/octet-stream": {"schema": _BYTES},
-        "multipart/form-data": {
+        OCTETS: {"schema": {**_FILE, "description": "The ONNX file."}},
+        FORM: {
             "schema": {
                 "type": "object",
                 "properties": {
-                    MODEL: {**_BYTES, "description": "The ONNX file."},
-                    SAMPLES: {**_BYTES, "description": "Samples as .npz or .json; optional."},
+                    MODEL: {**_FILE, "description": "The ONNX file."},
+                    SAMPLES: {
+                        **_FILE,
+                        "description": "Arrays `calibration` and `held_out`, a row a sample, as "
+                        ".npz or .json.",
+                    },
+                    RECIPE: {
+                        **_FILE,
+                        "description": "A recipe.toml: engine, weights mode, options, tolerance, "
+                        "limits. Without it: the first engine that can prove it, and defaults.",
+                    },
                 },
                 "required": [MODEL],
+                "additionalProperties": False,
             }
         },
     },
 }
-_REPORT: dict[int | str, dict[str, Any]] = {
+_ANSWER: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The report, as `zkserve publish --dry-run --json` gives it",
-        "content": {"application/json": {"schema": {"type": "object"}}},
+        "model": Report,
+        "content": {"application/json": {"example": REPORT}},
     }
 }
 
 
-@router.post(PATH, responses=_REPORT, openapi_extra={"requestBody": _BODY})
+@router.post(PATH, responses=_ANSWER, openapi_extra={"requestBody": _BODY})
 async def preflight_model(service: ServiceDep, tenant: Tenant, request: Request) -> Response:
-    """Say what publishing an ONNX model would give and cost; the model is not kept.
+    """Say what publishing an ONNX model would give and cost; nothing of it is kept.
 
-    The body is the ONNX file itself, or a form with the file `model` and, perhaps, `samples`. It
-    is read in confined child processes only. Where as many run as may, the answer is 503 with
-    Retry-After.
+    The body is the ONNX file itself, or a form with the file `model` and, perhaps, `samples` and
+    `recipe`. It is read in confined child processes only, once it is there whole, and no more of
+    them at once than may be; the work ends with the connection. Where too many uploads are under
+    way, the answer is 503 with Retry-After.
     """
-    del tenant
-    turn = object()
+    body_bytes = service.preflight_terms.max_body_bytes
     try:
-        service.preflights.acquire_on_behalf_of_nowait(turn)
-    except anyio.WouldBlock as exc:
-        raise Unavailable(
-            "Another preflight is running.", remedy="Try again in a few seconds."
-        ) from exc
-    try:
-        async with _received(request, service.preflight_terms) as (model, samples):
-            report = await anyio.to_thread.run_sync(
-                _look, service, model, samples, limiter=anyio.CapacityLimiter(1)
-            )
-    finally:
-        service.preflights.release_on_behalf_of(turn)
+        async with received(request, service.uploads, tenant, body_bytes) as upload:
+            report = await _report(service, request, upload)
+    except ClientDisconnect:
+        report = None
+    if report is None:
+        return Response(status_code=_GONE)
     return Response(report.to_json(), media_type="application/json")
 
 
-def _look(service: Service, model: Path, samples: Path | None) -> Report:
-    asked = recipe.load(model, samples=samples, need_samples=False)
+async def _report(service: Service, request: Request, upload: Upload) -> Report | None:
+    """Wait for a turn and look at an upload; None if the caller goes away before that is done."""
+    gone = threading.Event()
+    found: list[Report | ZkserveError] = []
+    async with anyio.create_task_group() as group:
+
+        async def watch() -> None:
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+            gone.set()
+            group.cancel_scope.cancel()
+
+        group.start_soon(watch)
+        try:
+            found.append(await _in_turn(service, upload, gone))
+        except ZkserveError as exc:  # from in here it would come in an exception group
+            found.append(exc)
+        group.cancel_scope.cancel()
+    if gone.is_set():
+        return None
+    (answer,) = found
+    if isinstance(answer, ZkserveError):
+        raise answer
+    return answer
+
+
+async def _in_turn(service: Service, upload: Upload, gone: threading.Event) -> Report:
+    turn = object()
+    wait_s = service.preflight_terms.limits.time_s
+    try:
+        with anyio.fail_after(wait_s):
+            await service.preflights.acquire_on_behalf_of(turn)
+    except TimeoutError as exc:
+        raise Unavailable(
+            f"Others were looked at for {wait_s:g} s.", remedy="Try again in a few minutes."
+        ) from exc
+    try:
+        return await anyio.to_thread.run_sync(
+            partial(_look, service, upload, gone), limiter=anyio.CapacityLimiter(1)
+        )
+    finally:
+        service.preflights.release_on_behalf_of(turn)
+
+
+def _look(service: Service, upload: Upload, gone: threading.Event) -> Report:
+    try:
+        asked = recipe.load(
+            upload.recipe.parent if upload.recipe else upload.model,
+            samples=upload.samples,
+            need_samples=False,
+        )
+    except RecipeInvalid as exc:
+        # Messages name the file, not where it lies.
+        folder = str(upload.model.parent.resolve())
+        said = exc.message.replace(f"{folder}/", "").replace(folder, "the upload")
+        raise RecipeInvalid(said, remedy=exc.remedy) from exc
     limits = service.preflight_terms.limits
     try:
-        return preflight(asked, progress=lambda _: None, limits=limits)
+        return preflight(asked, progress=lambda _: None, limits=limits, cancelled=gone.is_set)
     except (ChildKilled, ChildTimeout) as exc:
         raise ModelRejected(
             f"Looking at the model was cut short: {exc.message}",
             remedy="Use a smaller model, or run `zkserve publish --dry-run` on a larger machine.",
         ) from exc
-
-
-@asynccontextmanager
-async def _received(
-    request: Request, terms: PreflightTerms
-) -> AsyncIterator[tuple[Path, Path | None]]:
-    """Write the body into files of a private folder, for as long as they are needed."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    with runtime.private_folder() as folder:
-        model = folder / "model.onnx"
-        samples = None
-        with anyio.move_on_after(_UPLOAD_S) as scope:
-            if kind == "application/octet-stream":
-                with model.open("wb") as file:
-                    async for chunk in request.stream():
-                        file.write(chunk)
-            elif kind == "multipart/form-data":
-                samples = await _form(request, model, terms)
-            else:
-                raise InvalidInput(
-                    f"A body of type {kind[:80]!r} is no model.",
-                    remedy="Send the ONNX file as application/octet-stream, or as the file "
-                    f"{MODEL!r} of multipart/form-data with {SAMPLES!r} beside it.",
-                )
-        if scope.cancelled_caught:
-            raise InvalidInput(
-                f"The body did not arrive within {_UPLOAD_S} s.", remedy="Send it again."
-            )
-        if not model.stat().st_size:
-            raise InvalidInput("The body is empty.", remedy="Send the ONNX file.")
-        yield model, samples
-
-
-async def _form(request: Request, model: Path, terms: PreflightTerms) -> Path | None:
-    parser = MultiPartParser(request.headers, request.stream(), max_files=2, max_fields=0)
-    parser.spool_max_size = terms.max_body_bytes  # in memory: models never lie on a disk in clear
-    try:
-        form = await parser.parse()
-    except (MultiPartException, KeyError) as exc:
-        raise InvalidInput(
-            "The form cannot be read, or has more than two files.", remedy=_PARTS
-        ) from exc
-    try:
-        parts = dict(form.multi_items())
-        sent, given = parts.pop(MODEL, None), parts.pop(SAMPLES, None)
-        if not isinstance(sent, UploadFile) or parts:
-            raise InvalidInput(f"The form lacks the file {MODEL!r}, or has more.", remedy=_PARTS)
-        await _write(sent, model)
-        if not isinstance(given, UploadFile):
-            return None
-        archive = await given.read(len(_ARCHIVE)) == _ARCHIVE
-        await given.seek(0)
-        samples = model.with_name("samples.npz" if archive else "samples.json")
-        await _write(given, samples)
-        return samples
-    finally:
-        await form.close()
-
-
-async def _write(sent: UploadFile, path: Path) -> None:
-    with path.open("wb") as file:
-        while chunk := await sent.read(_CHUNK_BYTES):
-            file.write(chunk)

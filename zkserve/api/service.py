@@ -9,6 +9,7 @@ import anyio
 from fastapi import Depends, Request
 
 from zkserve.api.metrics import Metrics
+from zkserve.api.places import Places
 from zkserve.engines.base import Limits
 from zkserve.node import Node
 from zkserve.store.queue import JobQueue
@@ -16,9 +17,13 @@ from zkserve.store.queue import JobQueue
 
 @dataclass(frozen=True, kw_only=True)
 class PreflightTerms:
-    """How much preflights may take: ``limits`` bounds each of their child processes."""
+    """How much preflights may take: ``limits`` bounds the time of a whole one, from its turn on.
+
+    Its memory is that of each child process. ``uploads`` may arrive or wait for their turn.
+    """
 
     max_body_bytes: int = 64 << 20
+    uploads: int = 4
     at_once: int = 1
     limits: Limits = field(default_factory=lambda: Limits(time_s=120.0, memory_bytes=4 << 30))
 
@@ -37,6 +42,8 @@ class Service:
     """Threads that predict; apart from those that serve, so that slow models block no one else."""
     streams: anyio.CapacityLimiter
     """Event streams open at once: each asks the database twice a second."""
+    uploads: Places
+    """Bodies of preflights that arrive or wait for their turn: each takes memory."""
     preflights: anyio.CapacityLimiter
     """Preflights at once: each takes a core for some seconds."""
     preflight_terms: PreflightTerms

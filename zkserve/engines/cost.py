@@ -26,7 +26,8 @@ Terms = Mapping[str, float]
 class Estimate:
     """What a circuit would take; seconds on this machine, of one proof of ``batch`` predictions.
 
-    ``prove_cpu_s`` is the time of all threads together. Memory is what a child holds at its peak.
+    ``k`` is log2 of the circuit's length, rows and padding. ``prove_cpu_s`` is the time of all
+    threads together. Memory is what a child holds at its peak.
     ``gas`` is that of a whole transaction which only verifies. ``verifier_bytes`` is the deployed
     code. ``exact`` names what follows from the circuit's form; the rest comes from measured
     circuits. ``facts`` are the engine's own sizes.
