@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,9 @@ from tests.models import tiny_onnx
 from zkserve import publish, recipe
 from zkserve.engines.agreement import measure_agreement
 from zkserve.engines.base import Bundle, CircuitPlan, FloatArray, Limits
-from zkserve.engines.ezkl import EzklEngine, tuning
+from zkserve.engines.ezkl import EzklEngine, building, tuning
 from zkserve.engines.ezkl.options import Options
-from zkserve.errors import JobCancelled, ModelRejected, RecipeInvalid
+from zkserve.errors import JobCancelled, ModelRejected, ProofInvalid, RecipeInvalid
 from zkserve.lock import LOCK_NAME
 from zkserve.node import Node
 from zkserve.types import Agreement, InputMode, WeightsMode
@@ -22,7 +24,7 @@ from zkserve.types import Agreement, InputMode, WeightsMode
 pytestmark = pytest.mark.prover
 
 LIMITS = Limits(time_s=300, memory_bytes=4 << 30)
-INPUTS, OUTPUTS = 3, 2
+INPUTS, HIDDEN, OUTPUTS = 3, 8, 2
 FIXED = CircuitPlan(input_mode=InputMode.PUBLIC, weights_mode=WeightsMode.FIXED)
 HASHED = CircuitPlan(input_mode=InputMode.COMMITTED, weights_mode=WeightsMode.HASHED)
 
@@ -94,6 +96,63 @@ def test_a_tuned_circuit_is_cheaper_keeps_the_tolerance_and_proves(
     prediction = ezkl_engine.predict(best, held_out[0])
     proof = ezkl_engine.prove(best, prediction.claim, prediction.opening, limits=LIMITS)
     ezkl_engine.verify(best, prediction.claim, proof.data)
+
+
+def test_relus_of_halves_take_fewer_rows_and_bind_what_is_answered(
+    ezkl_engine: EzklEngine, data: tuple[FloatArray, FloatArray], tmp_path: Path
+) -> None:
+    calibration, held_out = data
+    model, bundles = _model(tmp_path), {}
+    layout = {"decomp_base": 1016, "decomp_legs": 3, "inner_cols": 1, "logrows": 10, "scale": 10}
+    for halved in (False, True):
+        plan = replace(FIXED, options=layout | {"halved_relus": halved})
+        (tmp_path / f"{halved}").mkdir()
+        bundles[halved] = _build(ezkl_engine, model, plan, calibration, tmp_path / f"{halved}")
+    plain, bundle = bundles[False].manifest, bundles[True].manifest
+    assert bundle.rows <= plain.rows - 4 * HIDDEN
+    assert measure_agreement(ezkl_engine, bundles[True], model, held_out).max_abs <= 0.05
+
+    prediction = ezkl_engine.predict(bundles[True], held_out[0])
+    claim, other = prediction.claim, ezkl_engine.predict(bundles[True], held_out[1]).claim
+    proof = ezkl_engine.prove(bundles[True], claim, prediction.opening, limits=LIMITS).data
+    ezkl_engine.verify(bundles[True], claim, proof)
+    first, *rest = claim.outputs
+    for wrong in (
+        replace(claim, outputs=(first + 1, *rest)),
+        replace(claim, outputs=(-first, *rest)),
+        replace(claim, input=other.input),
+        other,
+    ):
+        with pytest.raises(ProofInvalid):
+            ezkl_engine.verify(bundles[True], wrong, proof)
+
+
+def test_the_secret_of_halved_weights_is_counted_as_they_are_halved(
+    ezkl_engine: EzklEngine, data: tuple[FloatArray, FloatArray], tmp_path: Path
+) -> None:
+    model, secrets = _model(tmp_path), {}
+    samples = tmp_path / "samples.npy"
+    np.save(samples, data[0])
+    for halved in (False, True):
+        options = {"scale": 3, "logrows": 10, "halved_relus": halved}
+        plan = replace(FIXED, options=options)
+        ezkl_engine.compile(model, plan, data[0], tmp_path / f"{halved}", limits=LIMITS)
+        compiled = json.loads((tmp_path / f"{halved}" / building.PLAN).read_text())
+        foretold = ezkl_engine.estimate(model, plan, samples, limits=LIMITS).leak
+        assert foretold is not None
+        assert compiled["secret_bits"] == foretold.secret_bits
+        secrets[halved] = foretold.secret_bits
+    # Most weights lose one of their few bits.
+    assert secrets[True] < secrets[False]
+
+
+def test_the_tuner_halves_where_that_is_cheaper(
+    data: tuple[FloatArray, FloatArray], tmp_path: Path
+) -> None:
+    found = _tune(_model(tmp_path), FIXED, data[0], tmp_path / "cache")
+    assert found.options["halved_relus"] is True
+    smooth = _tune(_model(tmp_path, "Sigmoid"), FIXED, data[0], tmp_path / "cache")
+    assert "halved_relus" not in smooth.options
 
 
 def test_a_search_repeats_itself(data: tuple[FloatArray, FloatArray], tmp_path: Path) -> None:

@@ -90,6 +90,7 @@ def compile_circuit(
         logrows=options.logrows,
         lookup_range=(options.lookup_low, options.lookup_high),
         batch=options.batch,
+        halved_relus=options.halved_relus,
     ).value
     (out / SAMPLES).unlink()
     settings = Settings.read(out / FILES["settings"])

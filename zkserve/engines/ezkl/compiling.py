@@ -31,6 +31,7 @@ def compile_model(
     logrows: int | None,
     lookup_range: tuple[int, int],
     batch: int,
+    halved_relus: bool,
 ) -> dict[str, Any]:
     """Check, rewrite, calibrate and compile a model; return the names and shapes of its tensors.
 
@@ -44,7 +45,7 @@ def compile_model(
     report("checking the model")
     original = faults.load(Path(model))
     samples = np.load(calibration, allow_pickle=False)
-    flat, samples = surgery.prepare(original, samples, salt_count, batch)
+    flat, samples = surgery.prepare(original, samples, salt_count, batch, halved_relus=halved_relus)
     settings, compiled = Path(out, "settings.json"), Path(out, "model.compiled")
     with scratch() as folder, wrapped(ModelRejected, "ezkl cannot compile the model"):
         network = folder / "network.onnx"
@@ -77,7 +78,7 @@ def compile_model(
         for value in [*onnx_model.inputs_of(original), original.graph.output[0]]
     ]
     *inputs, output = [{"name": tensor.name, "shape": tensor.shape} for tensor in tensors]
-    secret = leak.secret_bits(weights_of(original), run_args["param_scale"])
+    secret = leak.secret_bits(weights_of(flat), run_args["param_scale"])
     return {"inputs": inputs, "output": output, "secret_bits": secret}
 
 

@@ -123,6 +123,7 @@ class EzklEngine:
             logrows=options.logrows,
             lookup_range=(options.lookup_low, options.lookup_high),
             batch=options.batch,
+            halved_relus=options.halved_relus,
             leak_fraction=options.leak_fraction,
         )
         found = Estimate.from_dict(answer.value)

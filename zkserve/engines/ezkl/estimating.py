@@ -38,6 +38,7 @@ def estimate(
     logrows: int | None,
     lookup_range: tuple[int, int],
     batch: int,
+    halved_relus: bool,
     leak_fraction: float,
 ) -> dict[str, Any]:
     """Return what the circuit of a model would cost, as :meth:`Estimate.to_dict` gives it.
@@ -59,7 +60,7 @@ def estimate(
     else:
         samples = np.load(calibration, allow_pickle=False).astype(np.float32)
     samples = samples[: max(_CALIBRATION_SAMPLES, batch)]
-    flat, samples = surgery.prepare(original, samples, salt_count, batch)
+    flat, samples = surgery.prepare(original, samples, salt_count, batch, halved_relus=halved_relus)
     if logrows is not None:
         run_args |= {"logrows": logrows, "lookup_range": tuple(lookup_range)}
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as scratch:
@@ -79,7 +80,7 @@ def estimate(
     budget = None
     bits = cost.leak_bits(WeightsMode(run_args["param_visibility"]), settings)
     if bits:
-        secret = leak.secret_bits(weights_of(original), run_args["param_scale"])
+        secret = leak.secret_bits(weights_of(flat), run_args["param_scale"])
         budget = leak.budget(bits_per_proof=bits, secret_bits=secret, fraction=leak_fraction)
     return cost.estimate(
         settings,

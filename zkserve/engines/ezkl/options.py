@@ -52,6 +52,9 @@ class Options:
     freivalds: bool = False
     """Check products of matrices by Freivalds' algorithm: fewer rows where matrices are large, for
     more columns and a verifier that may not fit on a chain. It came after ezkl's audit."""
+    halved_relus: bool = False
+    """Compute ``Relu`` from half its input, halved in the weights before: fewer cells, for weights
+    that are as exact with a scale of one more."""
 
     @classmethod
     def of(cls, plan: CircuitPlan) -> Options:
@@ -81,8 +84,9 @@ class Options:
             value = values.get(name, low)
             if type(value) is not int or not low <= value <= high:
                 raise RecipeInvalid(f"Option {name} is {value!r}; expected {low} to {high}.")
-        if type(values.get("freivalds", False)) is not bool:
-            raise RecipeInvalid("Option freivalds is true or false.")
+        for name in ("freivalds", "halved_relus"):
+            if type(values.get(name, False)) is not bool:
+                raise RecipeInvalid(f"Option {name} is true or false.")
         fraction = values.get("leak_fraction", DEFAULT_FRACTION)
         if type(fraction) is not float or not 0 < fraction <= MAX_FRACTION:
             raise RecipeInvalid(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from zkserve.engines import onnx_model
 from zkserve.engines.base import FloatArray
 from zkserve.engines.child import report
-from zkserve.engines.ezkl import cost, faults, surgery, tuning
+from zkserve.engines.ezkl import cost, faults, relus, surgery, tuning
 from zkserve.engines.ezkl.inputs import NO_SALT, SaltShape, quantise
 from zkserve.engines.ezkl.seam import from_felt, to_felt, wrapped
 from zkserve.engines.ezkl.tuning import Layout, Numbers, Price
@@ -74,11 +75,13 @@ class Circuits:
         self._original, self._samples, self._batch = original, samples, batch
         self._run_args, self._margin, self._folder = run_args, lookup_margin, folder
         self._salted = run_args["input_visibility"] != "public"
-        self._networks: dict[int, Path] = {}
+        self._networks: dict[tuple[int, bool], Path] = {}
         self._drawn: dict[tuple[Any, ...], dict[str, Any]] = {}
         self._lookups: dict[Numbers, tuple[int, int]] = {}
         flat, self.rows = surgery.prepare(original, samples, 0, batch)
-        self._networks[0] = self._save(flat, 0)
+        self._networks[0, False] = self._save(flat)
+        self.ways = (True, False) if relus.halvable(flat) else (False,)
+        """Whether to halve before a ``Relu``, where there is a choice."""
         self.floats = onnx_model.run(flat, self.rows).reshape(len(self.rows), -1)
         self.integers = bool((self.rows == np.round(self.rows)).all())
 
@@ -88,7 +91,7 @@ class Circuits:
         salt = SaltShape.within(base**legs) if self._salted else NO_SALT
         low, high = self.lookups(numbers)
         return self._settings(
-            salt.count,
+            (salt.count, numbers.halved),
             _run_args(numbers, base, legs)
             | {"num_inner_cols": inner_cols, "lookup_range": (low, high)},
         )
@@ -119,11 +122,12 @@ class Circuits:
     ) -> Callable[[int], NDArray[np.float64] | None]:
         """Return what computes on a row of samples; None where a value has no digits."""
         arguments = _run_args(numbers, base, legs) | _ANSWERS | {"lookup_range": _WIDE_LOOKUP}
-        settings = self._settings(0, arguments)
+        network = (0, numbers.halved)
+        settings = self._settings(network, arguments)
         at, compiled = self._folder / "answer.json", self._folder / "answer.compiled"
         at.write_text(json.dumps(settings))
         with wrapped(ModelRejected, "ezkl cannot compile the model"):
-            ezkl.compile_circuit(str(self._networks[0]), str(compiled), str(at))
+            ezkl.compile_circuit(str(self._network(*network)), str(compiled), str(at))
         (shift,) = settings["model_output_scales"]
 
         def compute(row: int) -> NDArray[np.float64] | None:
@@ -150,27 +154,29 @@ class Circuits:
         found: dict[str, Any] = json.loads(path.read_text())
         return found
 
-    def _settings(self, salt_count: int, changed: dict[str, Any]) -> dict[str, Any]:
+    def _settings(self, network: tuple[int, bool], changed: dict[str, Any]) -> dict[str, Any]:
         values = self._run_args | changed
-        name = (salt_count, *sorted((k, str(v)) for k, v in values.items()))
+        name = (network, *sorted((k, str(v)) for k, v in values.items()))
         if name not in self._drawn:
             arguments = ezkl.PyRunArgs()
             for argument, value in values.items():
                 setattr(arguments, argument, value)
             out = self._folder / "settings.json"
             with wrapped(ModelRejected, "ezkl cannot lay the model out"):
-                ezkl.gen_settings(str(self._network(salt_count)), str(out), py_run_args=arguments)
+                ezkl.gen_settings(str(self._network(*network)), str(out), py_run_args=arguments)
             self._drawn[name] = json.loads(out.read_text())
         return self._drawn[name]
 
-    def _network(self, salt_count: int) -> Path:
-        if salt_count not in self._networks:
-            flat, _ = surgery.prepare(self._original, self._samples, salt_count, self._batch)
-            self._networks[salt_count] = self._save(flat, salt_count)
-        return self._networks[salt_count]
+    def _network(self, salt_count: int, halved: bool) -> Path:
+        if (salt_count, halved) not in self._networks:
+            flat, _ = surgery.prepare(
+                self._original, self._samples, salt_count, self._batch, halved_relus=halved
+            )
+            self._networks[salt_count, halved] = self._save(flat)
+        return self._networks[salt_count, halved]
 
-    def _save(self, network: onnx.ModelProto, salt_count: int) -> Path:
-        path = self._folder / f"network-{salt_count}.onnx"
+    def _save(self, network: onnx.ModelProto) -> Path:
+        path = self._folder / f"network-{len(self._networks)}.onnx"
         onnx.save(network, path)
         return path
 
@@ -194,16 +200,16 @@ class _Search:
     def run(self) -> dict[str, Any]:
         best: _Found | None = None
         top = tuning.SCALES[-1]
-        for numbers in tuning.rebases(self._start, self._circuits.kind):
+        for numbers in self._starts():
             if best is not None and self._bound(numbers) >= best.layout.price.prove_cpu_s:
                 continue
-            fitting = self._coarsest(numbers.rebase)
+            fitting = self._coarsest(numbers)
             if fitting is None:
                 continue
             chosen, max_abs = fitting
             report(
                 f"tuning: scales {chosen.input_scale} and {chosen.scale}, rounding back at "
-                f"{chosen.rebase}: within {max_abs:.3g}; laying out"
+                f"{chosen.rebase}{_way(chosen)}: within {max_abs:.3g}; laying out"
             )
             cheaper = [
                 layout
@@ -229,17 +235,23 @@ class _Search:
             "searched": self._searched,
         }
 
-    def _start(self, rebase: int) -> Numbers:
-        top = tuning.SCALES[-1]
-        return Numbers(input_scale=0 if self._circuits.integers else top, scale=top, rebase=rebase)
+    def _starts(self) -> Iterator[Numbers]:
+        """Yield the finest numbers of each kind of circuit."""
+        for halved in self._circuits.ways:
+            yield from tuning.rebases(partial(self._start, halved), self._circuits.kind)
 
-    def _coarsest(self, rebase: int) -> tuple[Numbers, float] | None:
-        """Return the coarsest numbers that keep the tolerance at this multiplier, and how well."""
+    def _start(self, halved: bool, rebase: int) -> Numbers:
+        top = tuning.SCALES[-1]
+        inputs = 0 if self._circuits.integers else top
+        return Numbers(input_scale=inputs, scale=top, rebase=rebase, halved=halved)
+
+    def _coarsest(self, finest: Numbers) -> tuple[Numbers, float] | None:
+        """Return the coarsest numbers of a kind that keep the tolerance, and how well they do."""
         low, high = tuning.SCALES[0], tuning.SCALES[-1]
         whole = self._circuits.integers
 
         def both(scale: int) -> Numbers:
-            return Numbers(input_scale=0 if whole else scale, scale=scale, rebase=rebase)
+            return replace(finest, input_scale=0 if whole else scale, scale=scale)
 
         rows = self._chosen_rows(_PROBED, _PROBED_ROWS, both(high))
         scale = tuning.least(low, high, lambda s: self._keeps(both(s), rows))
@@ -250,11 +262,11 @@ class _Search:
             inputs = tuning.least(
                 0,
                 scale,
-                lambda s: self._keeps(Numbers(input_scale=s, scale=scale, rebase=rebase), rows),
+                lambda s: self._keeps(replace(finest, input_scale=s, scale=scale), rows),
             )
             assert inputs is not None  # noqa: S101 (the largest was good above)
             input_scale = inputs
-        return self._confirmed(Numbers(input_scale=input_scale, scale=scale, rebase=rebase))
+        return self._confirmed(replace(finest, input_scale=input_scale, scale=scale))
 
     def _confirmed(self, numbers: Numbers) -> tuple[Numbers, float] | None:
         """Return the numbers, refined until they keep the tolerance on more samples."""
@@ -264,7 +276,7 @@ class _Search:
             if worst <= self._limit:
                 return numbers, worst
             finer = numbers.input_scale + (0 if self._circuits.integers else 1)
-            numbers = Numbers(input_scale=finer, scale=numbers.scale + 1, rebase=numbers.rebase)
+            numbers = replace(numbers, input_scale=finer, scale=numbers.scale + 1)
         return None
 
     def _keeps(self, numbers: Numbers, rows: Sequence[int]) -> bool:
@@ -275,7 +287,7 @@ class _Search:
         self._searched += 1
         report(
             f"tuning: trying scales {numbers.input_scale} and {numbers.scale}, rounding back at "
-            f"{numbers.rebase}"
+            f"{numbers.rebase}{_way(numbers)}"
         )
         compute, worst = self._circuits.computer(numbers), 0.0
         wanted = set(rows)
@@ -360,6 +372,10 @@ def _run_args(numbers: Numbers, base: int, legs: int) -> dict[str, Any]:
         "decomp_base": base,
         "decomp_legs": legs,
     }
+
+
+def _way(numbers: Numbers) -> str:
+    return ", ReLUs of halves" if numbers.halved else ""
 
 
 def _price(settings: dict[str, Any], logrows: int) -> Price:

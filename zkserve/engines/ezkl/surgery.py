@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 
 from zkserve.engines import onnx_model
 from zkserve.engines.base import FloatArray
+from zkserve.engines.ezkl import relus
 from zkserve.engines.ezkl.batching import stack, widen
 from zkserve.errors import ModelRejected
 
@@ -62,17 +63,25 @@ def flatten(model: onnx.ModelProto, salt_count: int) -> onnx.ModelProto:
 
 
 def prepare(
-    original: onnx.ModelProto, samples: FloatArray, salt_count: int, batch: int = 1
+    original: onnx.ModelProto,
+    samples: FloatArray,
+    salt_count: int,
+    batch: int = 1,
+    *,
+    halved_relus: bool = False,
 ) -> tuple[onnx.ModelProto, FloatArray]:
     """Return the rewritten model for ``batch`` samples at once, checked, and the samples for it.
 
     ``samples`` has shape ``(samples, elements)``; a row of what is returned is a whole batch.
+    ``halved_relus`` is that of :class:`zkserve.engines.ezkl.options.Options`.
 
     Raises:
         ModelRejected: the model cannot be rewritten so that it answers the same.
 
     """
     flat = flatten(widen(original, batch), salt_count)
+    if halved_relus:
+        flat = relus.halve(flat)
     check_same(original, flat, samples, salt_count, batch)
     return flat, stack(original, samples, batch)
 

@@ -28,7 +28,7 @@ from zkserve.engines.ezkl.options import Options
 from zkserve.engines.sandbox import Reach
 from zkserve.errors import InvalidInput, RecipeInvalid
 
-SPACE = 1
+SPACE = 2
 """Version of what is searched and how: a cached result of another is not used."""
 STEP = "zkserve.engines.ezkl.search:search"
 CHOSEN = frozenset(
@@ -36,6 +36,7 @@ CHOSEN = frozenset(
         *("scale", "input_scale", "rebase_multiplier"),
         *("decomp_base", "decomp_legs", "inner_cols", "logrows"),
         *("lookup_low", "lookup_high"),
+        "halved_relus",
     }
 )
 """The options that tuning decides; a recipe that is tuned states none of them."""
@@ -55,11 +56,15 @@ MAX_VERIFIER_BYTES = 21_000
 
 @dataclass(frozen=True, kw_only=True)
 class Numbers:
-    """What decides a circuit's answers; ``rebase`` is the ``rebase_multiplier`` of the options."""
+    """What decides a circuit's answers.
+
+    ``rebase`` and ``halved`` are ``rebase_multiplier`` and ``halved_relus`` of the options.
+    """
 
     input_scale: int
     scale: int
     rebase: int
+    halved: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +102,7 @@ class Layout:
 
     def options(self, numbers: Numbers) -> dict[str, int]:
         """Return the engine's options."""
-        return {
+        found = {
             "scale": numbers.scale,
             "input_scale": numbers.input_scale,
             "rebase_multiplier": numbers.rebase,
@@ -106,6 +111,7 @@ class Layout:
             "inner_cols": self.inner_cols,
             "logrows": self.logrows,
         }
+        return found | {"halved_relus": True} if numbers.halved else found
 
 
 @dataclass(frozen=True, kw_only=True)
