@@ -26,6 +26,7 @@ from pydantic import TypeAdapter
 
 from tests.fakes import FakeEngine
 from tests.models import tiny_onnx
+from tests.serving import running
 from zkserve import runtime
 from zkserve.api import create_app, preflights, uploads
 from zkserve.api.examples import REPORT
@@ -597,3 +598,34 @@ def test_half_an_upload_is_gone_with_the_connection(
             until(lambda: list(private.glob("*/model.onnx")))
         until(lambda: empty(private))
     assert not server.children(recursive=True)
+
+
+def test_the_sdk_is_told_that_a_model_is_too_large_while_it_still_sends(
+    process: tuple[psutil.Process, int], tmp_path: Path
+):
+    large = tmp_path / "large.onnx"
+    with large.open("wb") as file:
+        file.truncate(70 << 20)
+    with (
+        Client(f"http://127.0.0.1:{process[1]}") as client,
+        pytest.raises(InvalidInput, match="more than the 67108864 bytes"),
+    ):
+        client.preflight(large)
+
+
+@pytest.mark.prover
+@pytest.mark.skipif(not core.available(), reason="the compiled core is not installed")
+def test_the_sdk_gets_the_report(app: FastAPI, tmp_path: Path, model: bytes, private: Path):
+    (tmp_path / "samples.npz").write_bytes(samples())
+    recipe = RECIPE.replace(b'"fixed"', b'"hashed"').replace(b"0.5", b"0.125")
+    (tmp_path / "recipe.toml").write_bytes(recipe)
+    with running(app) as url, Client(url) as client:
+        report = client.preflight(
+            tmp_path / "uploaded.onnx", tmp_path / "samples.npz", tmp_path / "recipe.toml"
+        )
+    assert EXACT.validate_python(report)
+    assert (report["model"], report["engine"], report["tolerance"]) == ("mine", "ezkl", 0.125)
+    assert report["calibration_samples"] == 9
+    (chosen,) = (way for way in report["ways"] if way["chosen"])
+    assert chosen["weights_mode"] == "hashed"
+    assert empty(private)

@@ -9,19 +9,17 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import numpy as np
 import psutil
 import pytest
-import uvicorn
 from fastapi import FastAPI
 
 from tests.fakes import FakeEngine, proof_of
+from tests.serving import running
 from zkserve import prove
 from zkserve.client import Client, JobEvent
 from zkserve.engines.base import Limits
@@ -196,21 +194,6 @@ def test_a_streaming_follower_does_not_hold_up_a_stop(
         assert process.child
         process.child.terminate()
         assert process.child.wait(30) is not None
-
-
-@contextmanager
-def running(app: FastAPI) -> Iterator[str]:
-    """Serve on a free port from a thread, so that the fake engine is found."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 def test_the_sdk_from_a_prediction_to_its_verified_receipt(

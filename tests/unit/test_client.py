@@ -102,6 +102,7 @@ def test_public_names() -> None:
         "manifest",
         "metadata",
         "models",
+        "preflight",
         "proof",
         "proofs",
         "ready",
@@ -524,3 +525,61 @@ def test_only_the_rows_that_were_sent_are_answered() -> None:
     for batch, rows in ((3, 4), (3, 0), (4, 1), (0, 0)):
         with pytest.raises(ZkserveError, match="form"):
             read_prediction(answer(**told, batch=batch, rows=rows))
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    contents = {"model": b"\x08onnx", "samples": b"PKsamples", "recipe": b"name = 1"}
+    paths = {f"{name}_path": tmp_path / f"my.{name}" for name in contents}
+    for path, content in zip(paths.values(), contents.values(), strict=True):
+        path.write_bytes(content)
+    return paths
+
+
+def test_preflight_sends_the_files_as_a_form(files: dict[str, Path]) -> None:
+    sent: list[httpx.Request] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        sent.append(request)
+        return httpx.Response(200, json={"fits": True})
+
+    with connect(handler, api_key=KEY) as client:
+        assert client.preflight(files["model_path"]) == {"fits": True}
+        client.preflight(**files)
+    alone, whole = (request.content for request in sent)
+    assert (sent[0].method, sent[0].url.path) == ("POST", "/v1/preflight")
+    assert sent[0].headers["Authorization"] == f"Bearer {KEY}"
+    assert sent[0].headers["Content-Type"].startswith("multipart/form-data; boundary=")
+    assert b'name="model"' in alone
+    assert b"\x08onnx" in alone
+    for name, content in (("samples", b"PKsamples"), ("recipe", b"name = 1")):
+        part = f'name="{name}"'.encode()
+        assert part not in alone
+        assert part in whole
+        assert content in whole
+    assert b"my.model" not in whole  # names of files are nobody's business
+
+
+def test_preflight_of_no_file_is_refused_before_sending(tmp_path: Path) -> None:
+    def handler(_: httpx.Request) -> httpx.Response:
+        raise AssertionError("it was sent")
+
+    with connect(handler) as client, pytest.raises(InvalidInput, match=r"nothing\.onnx"):
+        client.preflight(tmp_path / "nothing.onnx")
+
+
+@pytest.mark.parametrize(
+    ("error", "attempts"), [(httpx.ReadTimeout("late"), 1), (httpx.ReadError("reset"), 4)]
+)
+def test_preflight_is_sent_again_when_the_line_breaks_but_not_when_time_is_up(
+    files: dict[str, Path], error: httpx.TransportError, attempts: int
+) -> None:
+    timeouts: list[float] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        timeouts.append(request.extensions["timeout"]["read"])
+        raise error
+
+    with connect(handler) as client, pytest.raises(Unavailable):
+        client.preflight(files["model_path"], timeout_s=77)
+    assert timeouts == [77] * attempts

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 import tempfile
 import time
@@ -27,6 +26,7 @@ from zkserve.client.answers import (
     reading,
 )
 from zkserve.client.connection import BACK_OFF_S, Connection
+from zkserve.client.tensors import tensors_of
 from zkserve.encoding import sha256_file
 from zkserve.errors import BundleMismatch, InvalidInput, Unavailable
 from zkserve.receipt import manifest_bytes, manifest_from_dict, receipt_from_dict
@@ -123,7 +123,7 @@ class Client:
 
         """
         body = {
-            "inputs": self._tensors(model, version, inputs),
+            "inputs": tensors_of(self.metadata(model, version), model, inputs),
             "parameters": {"prove": prove},
         }
         answer = self._connection.json(
@@ -147,11 +147,44 @@ class Client:
             NotFound: there is no such model or version.
 
         """
-        body: dict[str, Any] = {"model": model, "inputs": self._tensors(model, version, inputs)}
+        tensors = tensors_of(self.metadata(model, version), model, inputs)
+        body: dict[str, Any] = {"model": model, "inputs": tensors}
         if version is not None:
             body["version"] = version
         answer = self._connection.json("POST", "/v1/inputs", body=body)
         return read_committed_input(answer)
+
+    def preflight(
+        self,
+        model_path: str | Path,
+        samples_path: str | Path | None = None,
+        recipe_path: str | Path | None = None,
+        timeout_s: float = 600.0,
+    ) -> dict[str, Any]:
+        """Return what publishing a model would give and cost there; the service keeps nothing.
+
+        The report is as ``zkserve publish --dry-run --json`` gives it: ``fits``, ``engine``, a
+        verdict of each engine on each of ``operators``, and for each of ``ways`` (an engine and a
+        weights mode) an ``estimate``, the price in a ``batch``, ``problems`` and ``warnings``.
+        ``/openapi.json`` has all of it.
+
+        Args:
+            model_path: An ONNX file.
+            samples_path: Samples (.npz or .json); figures that hang on them are less sure without.
+            recipe_path: A ``recipe.toml``; without it the first engine that can prove the model is
+                chosen, and defaults hold.
+            timeout_s: How long the answer may take; what the service spends on one ends with it.
+
+        Raises:
+            InvalidInput: a file cannot be read, or they are larger than the service takes.
+            ModelRejected: it is no model, or looking at it took too long.
+            RecipeInvalid: the recipe or the samples are wrong.
+            Unavailable: the service did not answer, or takes no more uploads now.
+
+        """
+        given = {"model": model_path, "samples": samples_path, "recipe": recipe_path}
+        files = {name: _content(Path(path)) for name, path in given.items() if path is not None}
+        return self._connection.upload("/v1/preflight", files, timeout_s=timeout_s)
 
     def proofs(self, state: JobState | None = None, limit: int = 100) -> list[dict[str, Any]]:
         """Return the caller's newest proof jobs as the service describes them."""
@@ -306,35 +339,6 @@ class Client:
             receipt, folder, expected_circuit=expected_circuit, opening=opening
         )
 
-    def _tensors(
-        self, model: str, version: int | None, inputs: Mapping[str, Any] | Sequence[Any]
-    ) -> list[dict[str, Any]]:
-        metadata = self.metadata(model, version)
-        with reading():
-            shapes = {spec["name"]: spec["shape"] for spec in metadata["inputs"]}
-            batch = int(metadata.get("parameters", {}).get("batch", 1))
-        if not isinstance(inputs, Mapping):
-            if len(shapes) != 1:
-                raise InvalidInput(
-                    f"{model} has the inputs {list(shapes)}.",
-                    remedy="Give a mapping from their names to numbers.",
-                )
-            inputs = dict.fromkeys(shapes, inputs)
-        unknown = [name for name in inputs if name not in shapes]
-        if unknown:
-            raise InvalidInput(
-                f"{model} has the inputs {list(shapes)}, not {unknown[0]!r}.",
-                remedy="Name them as the model does.",
-            )
-        tensors = []
-        for name, numbers in inputs.items():
-            data = _plain(numbers)
-            # Flat numbers take the model's shape; nested ones keep theirs for the service to check.
-            nested = isinstance(data[0], list)
-            shape = _shape(data) if nested else _rows_of(shapes[name], len(data), batch)
-            tensors.append({"name": name, "shape": shape, "datatype": "FP64", "data": data})
-        return tensors
-
     def _events(self, proof_id: str, last_id: int, silence_s: float) -> Iterator[JobEvent]:
         with self._connection.stream(
             f"{_proof_path(proof_id)}/events",
@@ -369,6 +373,15 @@ class Client:
             partial.unlink(missing_ok=True)
 
 
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise InvalidInput(
+            f"{path} cannot be read: {exc.strerror}.", remedy="Correct the path."
+        ) from exc
+
+
 def _segment(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,128}", text) or set(text) == {"."}:
         raise InvalidInput(f"{text[:80]!r} cannot be a name or an id here.")
@@ -382,33 +395,3 @@ def _model_path(model: str, version: int | None) -> str:
 
 def _proof_path(proof_id: str) -> str:
     return f"/v1/proofs/{_segment(proof_id)}"
-
-
-def _plain(numbers: Any) -> list[Any]:
-    plain = None
-    if hasattr(numbers, "tolist"):
-        # An array; to import its library only to recognise it would cost everyone.
-        plain = numbers.tolist()
-    elif isinstance(numbers, Sequence) and not isinstance(numbers, (str, bytes)):
-        plain = list(numbers)
-    if not isinstance(plain, list) or not plain:
-        raise InvalidInput(
-            f"Expected a list of numbers, got an empty one or a {type(numbers).__name__}.",
-            remedy="Give a list or an array of numbers.",
-        )
-    return plain
-
-
-def _rows_of(shape: list[int], numbers: int, batch: int) -> list[int]:
-    """Return the shape of so many whole rows of a batch, or that of the batch."""
-    row = math.prod(shape[1:])
-    whole = batch > 1 and numbers % row == 0
-    return [numbers // row, *shape[1:]] if whole else shape
-
-
-def _shape(data: Any) -> list[int]:
-    shape = []
-    while isinstance(data, list) and data:
-        shape.append(len(data))
-        data = data[0]
-    return shape

@@ -92,6 +92,29 @@ class Connection:
 
         return self.repeated(send)
 
+    def upload(self, path: str, files: Mapping[str, bytes], *, timeout_s: float) -> dict[str, Any]:
+        """Send files as a form, again if need be, and return the JSON object that answers it.
+
+        Raises:
+            ZkserveError: whatever the service raised.
+            Unavailable: there was no answer within ``timeout_s``.
+
+        """
+
+        def send() -> dict[str, Any]:
+            try:
+                response = self._http.post(path, files=files, timeout=timeout_s)
+            except httpx.TimeoutException as exc:
+                # Not repeated: the service would only begin anew.
+                raise Unavailable(
+                    f"{self.shown_url} did not answer within {timeout_s:g} s.",
+                    remedy="Allow more time, or try again later.",
+                ) from exc
+            _raise_for_status(response)
+            return _json_object(response)
+
+        return self.repeated(send)
+
     @contextmanager
     def stream(
         self,
