@@ -139,6 +139,10 @@ def meddle(*, file: str, parent: int) -> dict[str, str]:
     )
 
 
+def read(*, path: str) -> str:
+    return Path(path).read_text()
+
+
 def capabilities() -> list[str]:
     lines = Path("/proc/self/status").read_text().splitlines()
     return [line.split()[1] for line in lines if line.startswith(("CapEff", "CapPrm"))]

@@ -385,13 +385,12 @@ def test_proving_ends_when_asked_and_leaves_nothing(
 
 def test_a_dead_warm_child_is_replaced(ezkl_engine: EzklEngine, committed: Proven):
     ezkl_engine.predict(committed.bundle, committed.sample)
-    assert ezkl_engine._warm is not None
-    dead = ezkl_engine._warm
+    dead = list(ezkl_engine._warm._idle)[-1]
     child_module.os.kill(dead.pid, child_module.signal.SIGKILL)
     while dead.alive:
         pass
     ezkl_engine.predict(committed.bundle, committed.sample)
-    assert ezkl_engine._warm is not dead
+    assert dead not in ezkl_engine._warm._idle
 
 
 def test_predictions_from_many_threads_do_not_mix(

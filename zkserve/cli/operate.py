@@ -280,7 +280,7 @@ def srs_import(
     Example: `zkserve srs import powersOfTau28_hez_final_20.ptau srs/tau.srs --log-size 18`
     """
     from zkserve.encoding import sha256_file, to_hex
-    from zkserve.engines.native.engine import import_srs
+    from zkserve.engines.native.ceremony import import_srs
     from zkserve.engines.native.verifier_srs import VerifierSrs
 
     with progress(as_json) as show:

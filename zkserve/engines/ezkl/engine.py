@@ -28,7 +28,7 @@ from zkserve.engines.base import (
     Proof,
     Srs,
 )
-from zkserve.engines.child import Child, never_cancelled, no_progress, run_child
+from zkserve.engines.child import never_cancelled, no_progress, run_child
 from zkserve.engines.cost import Estimate
 from zkserve.engines.ezkl import building, children, leak
 from zkserve.engines.ezkl.claims import (
@@ -48,6 +48,7 @@ from zkserve.engines.ezkl.options import WEIGHTS_MODES, Options
 from zkserve.engines.ezkl.settings import Settings
 from zkserve.engines.sandbox import Reach
 from zkserve.engines.srs import load_srs, mark_development
+from zkserve.engines.warm import WarmChildren
 from zkserve.errors import (
     BundleMismatch,
     InvalidInput,
@@ -59,6 +60,7 @@ from zkserve.types import CircuitManifest, Claim, InputMode, Scale, WeightsMode
 PREDICT_LIMITS = Limits(time_s=30.0, memory_bytes=4 << 30)
 VERIFY_LIMITS = Limits(time_s=120.0, memory_bytes=4 << 30)
 _DEFAULT_LIMITS = Limits()
+_IDLE_CHILDREN = 4
 
 
 class EzklEngine:
@@ -72,7 +74,7 @@ class EzklEngine:
 
     def __init__(self) -> None:
         self.version = importlib.metadata.version("ezkl")
-        self._warm: Child | None = None
+        self._warm = WarmChildren(idle=_IDLE_CHILDREN)
         self._warm_lock = threading.Lock()
 
     def unsupported(
@@ -197,7 +199,7 @@ class EzklEngine:
     def predict(
         self, bundle: Bundle, inputs: FloatArray, *, salt: bytes | None = None
     ) -> Prediction:
-        """Run the circuit on one input in the warm child; see :meth:`Engine.predict`."""
+        """Run the circuit on one input in its warm child; see :meth:`Engine.predict`."""
         manifest = bundle.manifest
         settings = Settings.read(self._pinned(bundle, "settings")["settings"])
         shape = salt_shape(manifest)
@@ -222,6 +224,7 @@ class EzklEngine:
         files = self._pinned(bundle, "settings", "compiled")
         instances: list[int] = self._ask_warm(
             "witness",
+            children.reading(files),
             settings=str(files["settings"].resolve()),
             compiled=str(files["compiled"].resolve()),
             elements=opening.elements,
@@ -351,7 +354,7 @@ class EzklEngine:
         if manifest.input_mode is InputMode.PUBLIC:
             expected = pack(opened.values)
         else:
-            digest: int = self._ask_warm("poseidon", elements=opened.elements)
+            digest: int = self._ask_warm("poseidon", Reach(), elements=opened.elements)
             expected = digest.to_bytes(32, "big")
         if expected != claim.input:
             raise ProofInvalid("The opening is not that of the claim's input.")
@@ -380,20 +383,14 @@ class EzklEngine:
             )
 
     def close(self) -> None:
-        """Stop the warm child; the next prediction starts another."""
-        with self._warm_lock:
-            if self._warm is not None:
-                self._warm.close()
-                self._warm = None
+        """Stop the warm children; the next prediction starts another."""
+        self._warm.close()
 
-    def _ask_warm(self, step: str, **arguments: Any) -> Any:
-        with self._warm_lock:
-            if self._warm is not None and not self._warm.alive:
-                self._warm.close()
-                self._warm = None
-            if self._warm is None:
-                self._warm = Child(limits=PREDICT_LIMITS)
-            return self._warm.call(children.STEPS + step, **arguments).value
+    def _ask_warm(self, step: str, reach: Reach, **arguments: Any) -> Any:
+        with self._warm_lock:  # one at a time, so that many at once start no more children
+            return self._warm.call(
+                children.STEPS + step, reach=reach, limits=PREDICT_LIMITS, **arguments
+            ).value
 
     def _pinned(self, bundle: Bundle, *names: str) -> dict[str, Path]:
         """Return the named files of a bundle once they, the engine and the id are as pinned."""

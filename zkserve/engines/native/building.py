@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
@@ -147,11 +148,11 @@ def _blind() -> bytes:
 def _write_weights(
     path: Path, cells: NDArray[np.int32], multipliers: Sequence[int], blinds: bytes
 ) -> None:
-    path.touch(mode=0o600)
-    path.chmod(0o600)
-    np.savez(
-        path,
-        cells=cells,
-        multipliers=np.array(multipliers, np.uint32),
-        blinds=np.frombuffer(blinds, np.uint8),
-    )
+    path.unlink(missing_ok=True)  # made anew with its mode: a confined child changes none
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        np.savez(
+            file,
+            cells=cells,
+            multipliers=np.array(multipliers, np.uint32),
+            blinds=np.frombuffer(blinds, np.uint8),
+        )

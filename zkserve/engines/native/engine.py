@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,7 @@ from zkserve.engines.native.protocol.transcript import hidden_input_digest
 from zkserve.engines.sandbox import Reach
 from zkserve.engines.srs import load_srs, mark_development
 from zkserve.engines.warm import WarmChildren
-from zkserve.errors import BundleMismatch, InvalidInput, NotFound, ProofInvalid, RecipeInvalid
+from zkserve.errors import BundleMismatch, InvalidInput, ProofInvalid, RecipeInvalid
 from zkserve.types import CircuitManifest, Claim, InputMode, WeightsMode
 
 STEPS = "zkserve.engines.native.steps:"
@@ -53,7 +54,8 @@ HEAVY_NICENESS = 5
 CALIBRATION_SAMPLES = 2000
 VERIFY_LIMITS = Limits(time_s=300.0, memory_bytes=4 << 30)
 _DEFAULT_LIMITS = Limits()
-_IDLE_CHILDREN = 2
+_IDLE_PROVERS = 2
+_IDLE_OTHERS = 4
 
 
 class NativeEngine:
@@ -67,8 +69,8 @@ class NativeEngine:
     leak_warning = ""
 
     def __init__(self) -> None:
-        self._provers = WarmChildren(idle=_IDLE_CHILDREN, niceness=HEAVY_NICENESS)
-        self._others = WarmChildren(idle=_IDLE_CHILDREN)
+        self._provers = WarmChildren(idle=_IDLE_PROVERS, niceness=HEAVY_NICENESS)
+        self._others = WarmChildren(idle=_IDLE_OTHERS)
         self._ranges_checked: set[str] = set()
 
     def unsupported(
@@ -241,11 +243,12 @@ class NativeEngine:
         return self._predict(circuit, circuit.decode_opening(opening))
 
     def _predict(self, circuit: Circuit, opening: Opening) -> Prediction:
+        files = circuit.proving_files()
         found = self._others.call(
-            "predict",
             STEPS + "predict",
+            reach=_reading(files),
             limits=_DEFAULT_LIMITS,  # the first one loads all that proving needs
-            circuit=circuit.proving_files(),
+            circuit=files,
             cells=opening.cells,
             blind=opening.blind_hex,
         ).value
@@ -271,13 +274,14 @@ class NativeEngine:
         opened = circuit.decode_opening(opening)
         if opened.blind is None and pack(circuit.description, opened.cells) != claim.input:
             raise ProofInvalid("The opening is not that of the claim's input.")
+        files = circuit.proving_files()
         answer = self._provers.call(
-            circuit.manifest.circuit_id,
             STEPS + "prove",
+            reach=_reading(files),
             limits=limits,
             progress=progress,
             cancelled=cancelled,
-            circuit=circuit.proving_files(),
+            circuit=files,
             cells=opened.cells,
             blind=opened.blind_hex,
             context=context.hex(),
@@ -303,8 +307,8 @@ class NativeEngine:
         self._check_ranges(circuit)
         srs = circuit.verifier_srs
         valid = self._others.call(
-            "check",
             CHECKING + "verify",
+            reach=Reach(),
             limits=limits,
             description=circuit.read("description").hex(),
             srs_digest=srs.digest.hex(),
@@ -331,8 +335,8 @@ class NativeEngine:
             return
         srs = circuit.verifier_srs
         valid = self._others.call(
-            "check",
             CHECKING + "verify_range",
+            reach=Reach(),
             limits=VERIFY_LIMITS,
             description=circuit.read("description").hex(),
             weight_bytes=manifest.parameters.get("weight_bytes", 0),
@@ -380,8 +384,8 @@ class NativeEngine:
             expected = pack(circuit.description, opened.cells)
         else:
             commitment: str = self._others.call(
-                "check",
                 CHECKING + "input_commitment",
+                reach=Reach(),
                 limits=VERIFY_LIMITS,
                 input_key=circuit.read("input_key").hex(),
                 g2_s=circuit.verifier_srs.g2_s.hex(),
@@ -410,6 +414,7 @@ class NativeEngine:
         source: str = run_child(
             BUILDING + "verifier_source",
             limits=limits,
+            reach=Reach(),
             description=circuit.read("description").hex(),
             verifier_srs=circuit.read("verifier_srs").hex(),
             hidden=circuit.hidden,
@@ -426,24 +431,8 @@ class NativeEngine:
         self._others.close()
 
 
-def import_srs(source: Path, out: Path, log_size: int, *, limits: Limits = _DEFAULT_LIMITS) -> None:
-    """Write an SRS for circuits of tiles of up to ``2**log_size`` cells from a ``.ptau`` file.
-
-    Raises:
-        NotFound: there is no such file.
-        InvalidInput: it is none, holds too few powers, or they are not those of one secret.
-
-    """
-    if not source.is_file():
-        raise NotFound(f"There is no file {source}.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    run_child(
-        BUILDING + "import_srs",
-        limits=limits,
-        source=str(source.resolve()),
-        out=str(out.resolve()),
-        k=log_size,
-    )
+def _reading(circuit: Mapping[str, Any]) -> Reach:
+    return Reach(readable=tuple(Path(path) for path, _ in circuit["files"].values()))
 
 
 def _options(plan: CircuitPlan) -> Options:
