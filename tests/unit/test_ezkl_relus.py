@@ -113,6 +113,14 @@ def test_weights_that_are_an_input_are_left_alone(tmp_path: Path) -> None:
     assert relus.halvable(model) == []
 
 
+def test_whole_numbered_weights_are_not_halved(tmp_path: Path) -> None:
+    model = network(tmp_path / "m.onnx", RELU)
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == "bias")
+    bias.CopyFrom(numpy_helper.from_array(np.array([1, 2, 3], dtype=np.int32), "bias"))
+    (last,) = relus.halvable(model)
+    assert model.graph.node[last].output[0] == "y"
+
+
 def test_a_layer_whose_answer_is_the_models_own_is_left_alone(tmp_path: Path) -> None:
     model = network(tmp_path / "m.onnx", RELU)
     model.graph.output.append(helper.make_tensor_value_info("c", TensorProto.FLOAT, [1, 3, 3, 3]))

@@ -11,7 +11,7 @@ from collections import Counter
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 _LINEAR = frozenset({"Conv", "Gemm"})
 _MAGNITUDE = "zkserve_magnitude_"
@@ -20,10 +20,11 @@ _MAGNITUDE = "zkserve_magnitude_"
 def halvable(model: onnx.ModelProto) -> list[int]:
     """Return which nodes are a ``Relu`` that alone takes what a ``Conv`` or ``Gemm`` gives.
 
-    Weights and bias of that layer are its own and constants of the graph.
+    Weights and bias of that layer are its own, constants of the graph and ``float32``.
     """
     graph = model.graph
-    constants = {tensor.name for tensor in graph.initializer} - {v.name for v in graph.input}
+    floats = {t.name for t in graph.initializer if t.data_type == TensorProto.FLOAT}
+    constants = floats - {value.name for value in graph.input}
     used = Counter(name for node in graph.node for name in node.input)
     used.update(value.name for value in graph.output)
     makers = {name: node for node in graph.node for name in node.output}
