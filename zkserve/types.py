@@ -136,7 +136,7 @@ class LeakBudget:
     """How many proofs may be made where each reveals something of the weights.
 
     ``bits_per_proof`` is 254 for each evaluation in a proof of an unblinded polynomial that depends
-    on the weights; ``secret_bits`` is the number of weights times the entropy of a quantised one;
+    on the weights; ``secret_bits`` is what the weights that answers depend on hold, once quantised;
     ``proofs`` is the share of the secret that may be spent, in whole proofs. Proofs of all versions
     that share weights count together.
     """

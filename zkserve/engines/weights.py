@@ -13,12 +13,13 @@ from zkserve.engines import onnx_model
 from zkserve.engines.base import FloatArray
 from zkserve.engines.entropy import bits_of
 
+_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE})
 _TELLING_BITS = 64
 """What fewer bits tell may well be in models that have nothing to do with each other."""
 
 
 def weights_of(model: onnx.ModelProto) -> list[FloatArray]:
-    """Return the float tensors that a checked model holds, in no promised order."""
+    """Return the tensors of floats that a checked model holds, in no promised order."""
     constants = [
         attribute.t
         for node in model.graph.node
@@ -26,27 +27,25 @@ def weights_of(model: onnx.ModelProto) -> list[FloatArray]:
         if attribute.type == onnx.AttributeProto.TENSOR
     ]
     tensors = [*model.graph.initializer, *constants]
-    return [
-        numpy_helper.to_array(tensor) for tensor in tensors if tensor.data_type == TensorProto.FLOAT
-    ]
+    return [numpy_helper.to_array(tensor) for tensor in tensors if tensor.data_type in _FLOATS]
 
 
 def digests(model: str) -> list[str]:
     """Child step: return what tells the same weights in another model, sorted; never to be shown.
 
     A SHA-256 for each tensor, and for all of them together, over the values as sorted little-endian
-    float32: reshaping, transposing and renaming change nothing, nor does the sign of a zero. Left
-    out is what holds fewer than 64 bits, the number of values times the entropy of one: zeros, ones
-    and short biases. All together are in wherever a leak budget allows a proof, for that asks for
-    more bits still.
+    float32, but for zeros: reshaping, transposing, renaming, another type, and padding with zeros
+    change nothing. Left out is what holds fewer than 64 bits, the number of values times the
+    entropy of one: zeros, ones and short biases. All together are in wherever a leak budget allows
+    a proof, for that asks for more bits still.
     """
-    tensors = [tensor.ravel() for tensor in weights_of(onnx_model.load(Path(model)))]
+    weights = weights_of(onnx_model.load(Path(model)))
+    tensors = [tensor.ravel().astype("<f4") for tensor in weights]
     if not tensors:
         return []
     return sorted(
         {
-            # Adding zero makes -0.0 to 0.0: sorting takes them for equal, a hash does not.
-            hashlib.sha256(np.sort(values.astype("<f4") + np.float32(0)).tobytes()).hexdigest()
+            hashlib.sha256(np.sort(values[values != 0]).tobytes()).hexdigest()
             for values in [*tensors, np.concatenate(tensors)]
             if bits_of(values) >= _TELLING_BITS
         }

@@ -12,11 +12,10 @@ import onnx
 
 from zkserve.engines import onnx_model
 from zkserve.engines.child import report
-from zkserve.engines.ezkl import faults, leak, surgery
+from zkserve.engines.ezkl import faults, secret, surgery
 from zkserve.engines.ezkl.seam import scratch, wrapped
-from zkserve.engines.weights import weights_of
 from zkserve.errors import ModelRejected
-from zkserve.types import TensorSpec
+from zkserve.types import TensorSpec, WeightsMode
 
 
 def compile_model(
@@ -78,8 +77,11 @@ def compile_model(
         for value in [*onnx_model.inputs_of(original), original.graph.output[0]]
     ]
     *inputs, output = [{"name": tensor.name, "shape": tensor.shape} for tensor in tensors]
-    secret = leak.secret_bits(weights_of(flat), run_args["param_scale"])
-    return {"inputs": inputs, "output": output, "secret_bits": secret}
+    found: dict[str, Any] = {"inputs": inputs, "output": output}
+    if WeightsMode(run_args["param_visibility"]).leaks:
+        report("counting the bits of the weights")
+        found["secret_bits"] = secret.bits(flat, samples, run_args["param_scale"])
+    return found
 
 
 def check_model(*, model: str) -> None:

@@ -15,8 +15,7 @@ import onnx
 from zkserve.engines import onnx_model
 from zkserve.engines.base import FloatArray
 from zkserve.engines.child import report
-from zkserve.engines.ezkl import cost, faults, leak, surgery
-from zkserve.engines.weights import weights_of
+from zkserve.engines.ezkl import cost, faults, leak, secret, surgery
 from zkserve.errors import ModelRejected, ZkserveError
 from zkserve.types import WeightsMode
 
@@ -80,8 +79,11 @@ def estimate(
     budget = None
     bits = cost.leak_bits(WeightsMode(run_args["param_visibility"]), settings)
     if bits:
-        secret = leak.secret_bits(weights_of(flat), run_args["param_scale"])
-        budget = leak.budget(bits_per_proof=bits, secret_bits=secret, fraction=leak_fraction)
+        budget = leak.budget(
+            bits_per_proof=bits,
+            secret_bits=secret.bits(flat, samples, run_args["param_scale"]),
+            fraction=leak_fraction,
+        )
     return cost.estimate(
         settings,
         yardstick_cpu_s=cost.yardstick(),

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,20 +64,35 @@ def digit_bits_per_proof(verifier_source: str) -> int:
     return FIELD_BITS * len(_COUNTED.findall(verifier_source))
 
 
-def secret_bits(weights: Iterable[NDArray[np.float32]], scale: int) -> int:
-    """Return how many bits quantised weights hold: their number times the entropy of one.
+def secret_bits(weights: Iterable[NDArray[np.floating[Any]]], scale: int) -> int:
+    """Return how many bits quantised weights hold: of each tensor, numbers times entropy of one.
 
     The weights are rounded to multiples of ``2**-scale``, as the circuit has them, and the entropy
-    is that of their values' frequencies, all tensors together: an attacker is taken to know those
-    already. That is less than the width of a weight, most of all where many are zero or equal.
-    Tensors that hold the same values count once.
+    is that of the values' frequencies in their tensor: an attacker is taken to know those already.
+    That is less than the width of a weight, most of all where many are zero or equal. Tensors of
+    the same values in any order count once; so do equal rows and columns of one. Rows of zeros do
+    not count, nor does a value that more than half of a vector have.
     """
-    distinct = {
-        tensor.tobytes(): np.rint(tensor.astype(np.float64) * 2.0**scale).reshape(-1)
-        for tensor in weights
-        if tensor.size
-    }
-    return math.floor(bits_of(np.concatenate(list(distinct.values())))) if distinct else 0
+    distinct = {}
+    for tensor in weights:
+        numbers = np.rint(tensor.astype(np.float64) * 2.0**scale) + 0.0  # which has no -0.0
+        kept = _distinct_slices(numbers) if numbers.ndim > 1 else _less_common(numbers)
+        distinct[np.sort(kept, axis=None).tobytes()] = kept
+    return math.floor(sum(bits_of(kept) for kept in distinct.values()))
+
+
+def _distinct_slices(tensor: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a tensor without the slices, along any dimension, of zeros or that repeat others."""
+    for axis in range(tensor.ndim):
+        slices = np.moveaxis(tensor, axis, 0)
+        slices = slices[slices.any(axis=tuple(range(1, tensor.ndim)))]
+        tensor = np.moveaxis(np.unique(slices, axis=0) if slices.size else slices, 0, axis)
+    return tensor
+
+
+def _less_common(vector: NDArray[np.float64]) -> NDArray[np.float64]:
+    values, counts = np.unique(vector, return_counts=True)
+    return vector[~np.isin(vector, values[2 * counts > vector.size])]
 
 
 def budget(*, bits_per_proof: int, secret_bits: int, fraction: float) -> LeakBudget:
