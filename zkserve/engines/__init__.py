@@ -13,7 +13,7 @@ ENGINES = ("native", "ezkl")
 
 @cache
 def engine(name: str) -> Engine:
-    """Return the engine called ``name``, one a process: it keeps a warm child for predictions.
+    """Return the engine called ``name``, one a process: it keeps warm children for predictions.
 
     Raises:
         NotFound: there is none of that name.
