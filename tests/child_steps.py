@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from zkserve.engines.child import report
+from zkserve.engines.answering import report
 from zkserve.errors import InputOutOfRange
 
 
@@ -272,19 +272,19 @@ _ANSWER = b'{"value": 1, "peak_rss_bytes": 1, "cpu_s": 1}\n'
 
 def read_no_more() -> None:
     """Answer, and never take another request."""
-    from zkserve.engines import child
+    from zkserve.engines import answering
 
-    os.write(child._reply_fd, _ANSWER)
+    os.write(answering._reply_fd, _ANSWER)
     time.sleep(300)
 
 
 def answer_twice() -> None:
     """Answer, and answer the next call once that was begun."""
-    from zkserve.engines import child
+    from zkserve.engines import answering
 
-    os.write(child._reply_fd, _ANSWER)
+    os.write(answering._reply_fd, _ANSWER)
     select.select([0], [], [])
-    os.write(child._reply_fd, _ANSWER)
+    os.write(answering._reply_fd, _ANSWER)
     time.sleep(300)
 
 
@@ -309,17 +309,17 @@ def burn() -> None:
 
 
 def answer_raw(*, text: str) -> None:
-    from zkserve.engines import child
+    from zkserve.engines import answering
 
-    os.write(child._reply_fd, text.encode() + b"\n")
+    os.write(answering._reply_fd, text.encode() + b"\n")
     time.sleep(300)
 
 
 def answer_without_end() -> None:
-    from zkserve.engines import child
+    from zkserve.engines import answering
 
     while True:
-        os.write(child._reply_fd, b"x" * (1 << 20))
+        os.write(answering._reply_fd, b"x" * (1 << 20))
 
 
 def return_bytes() -> bytes:

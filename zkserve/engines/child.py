@@ -15,15 +15,12 @@ target is ``"module:function"``; JSON lines come back on a pipe of their own: an
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import math
 import os
-import resource
 import select
 import signal
 import subprocess
-import sys
 import time
 import weakref
 from collections.abc import Iterator
@@ -286,11 +283,6 @@ def run_child(
     return answer
 
 
-def report(phrase: str) -> None:
-    """Tell the parent how far the work is; called in the child only."""
-    _reply({"progress": phrase})
-
-
 def _command(
     folder: Path,
     reach: Reach | None,
@@ -350,75 +342,3 @@ def _end(
 def _tail(file: IO[bytes]) -> bytes:
     size_bytes = os.fstat(file.fileno()).st_size
     return os.pread(file.fileno(), _TAIL_BYTES, max(0, size_bytes - _TAIL_BYTES))
-
-
-# What follows runs in the child.
-
-_reply_fd = -1
-
-
-def _reply(message: dict[str, Any]) -> None:
-    data = json.dumps(message).encode() + b"\n"
-    if len(data) > replies.MAX_REPLY_BYTES:
-        raise replies.too_long()
-    while data:
-        data = data[os.write(_reply_fd, data) :]
-
-
-def _peak_rss_bytes() -> int:
-    # Not getrusage: its maximum survives exec and would show the parent's memory.
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
-def _serve(line: str) -> None:
-    request = json.loads(line)
-    module, _, name = request["target"].partition(":")
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    try:
-        value = getattr(importlib.import_module(module), name)(**request["arguments"])
-    except errors.ZkserveError as exc:
-        answer: dict[str, Any] = {
-            "error": {"kind": type(exc).__name__, "message": exc.message, "remedy": exc.remedy}
-        }
-    except MemoryError:
-        sys.stderr.write("MemoryError\n")
-        os._exit(1)
-    except BaseException as exc:  # noqa: BLE001 (a Rust panic is a BaseException)
-        answer = {"error": {"kind": type(exc).__name__, "message": str(exc)[:300], "remedy": None}}
-    else:
-        now = resource.getrusage(resource.RUSAGE_SELF)
-        answer = {
-            "value": value,
-            "peak_rss_bytes": _peak_rss_bytes(),
-            "cpu_s": now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime,
-        }
-    try:
-        _reply(answer)
-    except errors.EngineFailed as exc:
-        _reply({"error": {"kind": "EngineFailed", "message": exc.message, "remedy": exc.remedy}})
-    except (TypeError, ValueError) as exc:  # no JSON: the text of a model that is no text
-        error = {"kind": type(exc).__name__, "message": str(exc)[:300], "remedy": None}
-        _reply({"error": error})
-
-
-def main(reply_fd: int, cpu_s: int) -> None:
-    """Serve calls until the parent closes the pipe; :mod:`sandbox` has restricted this process."""
-    global _reply_fd
-    os.set_inheritable(reply_fd, False)
-    _reply_fd = reply_fd
-    for line in sys.stdin:
-        _bound_cpu(cpu_s)
-        _serve(line)
-
-
-def _bound_cpu(cpu_s: int) -> None:
-    """Let the kernel end what goes on after the parent that watches it is gone, or hangs."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    bound = math.ceil(used.ru_utime + used.ru_stime) + cpu_s
-    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-    if hard != resource.RLIM_INFINITY:
-        bound = min(bound, hard)
-    resource.setrlimit(resource.RLIMIT_CPU, (bound, hard))

@@ -396,7 +396,7 @@ def _main(text: str) -> None:
         sys.stderr.flush()
         os._exit(1)
     # By its own name, so that steps that import it share its state.
-    importlib.import_module("zkserve.engines.child").main(start.reply_fd, start.cpu_s)
+    importlib.import_module("zkserve.engines.answering").main(start.reply_fd, start.cpu_s)
 
 
 if __name__ == "__main__":

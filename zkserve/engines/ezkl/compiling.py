@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from zkserve.engines import onnx_model
-from zkserve.engines.child import report
+from zkserve.engines.answering import report
 from zkserve.engines.ezkl import faults, secret, surgery
 from zkserve.engines.ezkl.seam import scratch, wrapped
 from zkserve.errors import ModelRejected

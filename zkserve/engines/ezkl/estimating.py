@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 
 from zkserve.engines import onnx_model
+from zkserve.engines.answering import report
 from zkserve.engines.base import FloatArray
-from zkserve.engines.child import report
 from zkserve.engines.ezkl import cost, faults, leak, secret, surgery
 from zkserve.errors import ModelRejected, ZkserveError
 from zkserve.types import WeightsMode

@@ -17,8 +17,8 @@ import onnx
 from numpy.typing import NDArray
 
 from zkserve.engines import onnx_model
+from zkserve.engines.answering import report
 from zkserve.engines.base import FloatArray
-from zkserve.engines.child import report
 from zkserve.engines.ezkl import cost, faults, relus, surgery, tuning
 from zkserve.engines.ezkl.inputs import NO_SALT, SaltShape, quantise
 from zkserve.engines.ezkl.seam import from_felt, to_felt, wrapped

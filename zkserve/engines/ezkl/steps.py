@@ -17,7 +17,7 @@ from typing import Any
 
 import ezkl
 
-from zkserve.engines.child import report
+from zkserve.engines.answering import report
 from zkserve.engines.ezkl.seam import from_felt, scratch, text_of, to_felt, wrapped
 from zkserve.engines.ezkl.settings import Settings
 from zkserve.engines.ezkl.verifier_source import patch

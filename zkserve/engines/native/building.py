@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zkserve.encoding import FIELD_MODULUS
-from zkserve.engines.child import report
+from zkserve.engines.answering import report
 from zkserve.engines.native import core, steps
 from zkserve.engines.native.claims import encode_multipliers
 from zkserve.engines.native.compiler import compile as compiler

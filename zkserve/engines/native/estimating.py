@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from zkserve.engines import onnx_model
-from zkserve.engines.child import report
+from zkserve.engines.answering import report
 from zkserve.engines.native import cost, steps
 from zkserve.engines.native.compiler import compile as compiler
 from zkserve.engines.native.compiler.graph import OPERATORS, OPSETS

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zkserve.engines.child import report
+from zkserve.engines.answering import report
 from zkserve.engines.native import core
 from zkserve.errors import BundleMismatch, EngineFailed, ProofInvalid
 
