@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+import psutil
 import pytest
 import typer.main
 from typer.testing import CliRunner
 
-from zkserve import cli
+from zkserve import cli, runtime
 from zkserve.cli.console import report_error
 from zkserve.cli.user import _version_number
 from zkserve.client import Client, Prediction
@@ -223,7 +224,7 @@ def test_an_interrupt_exits_as_one(run: Run, monkeypatch: pytest.MonkeyPatch):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.operate, "read_settings", interrupted)
+    monkeypatch.setattr(cli.doctor, "read_settings", interrupted)
     ended = run("doctor")
     assert ended.status == 130
     assert "Traceback" not in ended.err
@@ -300,6 +301,17 @@ def test_doctor_is_content_once_it_is_made(ready: Run):
     checks = {check["check"]: check for check in ended.json["checks"]}
     assert checks["database"] == {"check": "database", "ok": True, "found": "SQLite, up to date"}
     assert "forged" in checks["srs"]["found"]
+
+
+@pytest.mark.parametrize("total", [0, 1 << 30])
+def test_doctor_says_that_swap_is_on(ready: Run, monkeypatch: pytest.MonkeyPatch, total: int):
+    swap = psutil.swap_memory()._replace(total=total)
+    monkeypatch.setattr(psutil, "swap_memory", lambda: swap)
+    monkeypatch.setattr(runtime, "in_memory", lambda _: True)
+    monkeypatch.setattr(runtime, "free_bytes", lambda: 1 << 40)
+    checks = {check["check"]: check for check in ready("doctor", "--json").json["checks"]}
+    assert checks["runtime"]["ok"]
+    assert ("swap is on" in checks["runtime"]["found"]) == bool(total)
 
 
 def test_doctor_names_what_production_lacks(ready: Run, monkeypatch: pytest.MonkeyPatch):
