@@ -1,4 +1,7 @@
-# The service image, built by the same script as a checkout. docs/operations.md shows how to run it.
+# The service image, built by the same script as a checkout. docs/operations.md shows how to run it:
+# with `--shm-size=4g`, as a container's own 64 MiB of /dev/shm are too few for keys that are opened
+# in memory, or with ZKSERVE_RUNTIME_DIR set to a tmpfs of the service's user; and with a storage
+# key that lies outside of /data.
 FROM python:3.11-slim-bookworm AS base
 RUN apt-get update \
   && apt-get install -y --no-install-recommends bubblewrap ca-certificates libseccomp2 \
