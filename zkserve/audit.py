@@ -17,11 +17,11 @@ from zkserve.engines.base import Bundle
 from zkserve.errors import BundleMismatch
 from zkserve.types import CircuitManifest
 
-_CAVEATS = (
+_UNSEEN = (
     "That the circuit computes the registered ONNX model is the owner's word: only who has the "
-    "weights can compile it again.",
-    "You trust the node you asked, and the registry's address you gave.",
+    "weights can compile it again."
 )
+_TRUSTED = "You trust the node you asked, and the registry's address you gave."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,8 @@ class Audit:
 def audit(chain: Chain, registry: str, version_id: int, bundle: Bundle, solc: str) -> Audit:
     """Compare a registered version and its contracts with a circuit's public artifacts.
 
-    ``bundle`` needs only public files; ``solc`` as :func:`zkserve.chain.evm.compile_verifier`.
+    ``bundle`` needs only public files; where it has the private ones as well, the circuit is
+    compiled again, if its engine can. ``solc`` as :func:`zkserve.chain.evm.compile_verifier`.
 
     Raises:
         BundleMismatch: something on the chain is not what the artifacts give.
@@ -56,7 +57,8 @@ def audit(chain: Chain, registry: str, version_id: int, bundle: Bundle, solc: st
         version_id=version_id,
     )
     found = verifiers(manifest.engine).check(chain, version.verifier, subject, solc)
-    caveats = [*_CAVEATS, *proof_system.caveats(bundle)]
+    again = proof_system.check_model(bundle)
+    caveats = [*([] if again else [_UNSEEN]), _TRUSTED, *proof_system.caveats(bundle)]
     if version.development_srs:
         caveats.append("Development SRS: whoever made it can forge proofs.")
     return Audit(
@@ -66,6 +68,7 @@ def audit(chain: Chain, registry: str, version_id: int, bundle: Bundle, solc: st
             "The registry pins the circuit id, weights, key and output scale of the artifacts.",
             "The verifier's source is what the engine makes of the public artifacts.",
             *found,
+            *(["The verifying key is what the engine makes of the ONNX model."] if again else []),
         ),
         caveats=tuple(caveats),
     )

@@ -52,7 +52,9 @@ def read_receipt(path: Path) -> Receipt:
 
 
 def read_bundle(folder: Path) -> Bundle:
-    """Read public artifacts: ``manifest.json`` and beside it each public file under its pin's name.
+    """Read artifacts: ``manifest.json`` and beside it each public file under its pin's name.
+
+    Private ones that lie there too are read and compared as well.
 
     Raises:
         NotFound: the folder, the manifest or a public file is missing.
@@ -66,7 +68,8 @@ def read_bundle(folder: Path) -> Bundle:
             f"{folder} lacks the public artifacts {', '.join(missing)}.",
             remedy="Download them again: `zkserve verify RECEIPT --url URL` does.",
         )
-    files = {name: folder / name for name in sorted(manifest.public)}
+    there = [name for name in sorted(manifest.pins) if (folder / name).is_file()]
+    files = {name: folder / name for name in there}
     for name, path in files.items():
         if sha256_file(path) != manifest.pins[name]:
             raise BundleMismatch(

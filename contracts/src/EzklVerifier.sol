@@ -18,8 +18,14 @@ interface IHalo2Verifier {
 /// The weights hash is an instance where `Weights` is `Hashed` only. `Fixed` weights are constants of
 /// the verifying key, which `raw` is made from: a claim names a digest of the key. `Polycommit` weights
 /// are committed to by the first points of the proof, which `raw` compares with nothing: this does.
-/// Assumes of `raw` that it is the patched verifier of the circuit's verifying key. Whoever relies
-/// on a version recomputes that from its public artifacts.
+/// How many points those are follows from the circuit's pinned settings; none would bind nothing.
+/// Assumes of `raw` that it is the patched verifier of the circuit's verifying key, and of
+/// `weightsPoints` that it is what the settings give. Whoever relies on a version recomputes both from
+/// its public artifacts.
+/// Warning: no contract and no public artifact shows that what a mode's name says of the weights is so.
+/// An owner can make a key, labelled `Fixed`, whose constants decide nothing and which proves any
+/// weights; points that commit to numbers which the circuit does not use; a hash of other numbers than
+/// it computes with. Only compiling the private model again under the pinned settings shows it.
 contract EzklVerifier is IProofVerifier {
     /// @notice How proofs are tied to the weights.
     enum Weights {

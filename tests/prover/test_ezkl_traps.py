@@ -14,11 +14,11 @@ from tests.models import tiny_onnx
 from tests.prover.conftest import INPUTS, LIMITS, OPTIONS, Proven, Publish
 from zkserve import runtime
 from zkserve.chain.evm import CODE_LIMIT_BYTES, verifier_bytes
-from zkserve.encoding import sha256_file
+from zkserve.encoding import identified, sha256_file
 from zkserve.engines.base import Bundle, CircuitPlan, FloatArray, Limits, Srs
 from zkserve.engines.child import run_child
-from zkserve.engines.ezkl import EzklEngine
-from zkserve.engines.ezkl.claims import decode_opening, to_instances
+from zkserve.engines.ezkl import EzklEngine, children
+from zkserve.engines.ezkl.claims import decode_opening, from_instances, to_instances
 from zkserve.errors import BundleMismatch, ChildKilled, EngineFailed, InputOutOfRange, ProofInvalid
 from zkserve.settings import Settings
 from zkserve.types import InputMode, WeightsMode
@@ -54,6 +54,77 @@ def compiled(
     )
     engine.compile(model, plan, samples, out, limits=LIMITS)
     return out
+
+
+def test_private_weights_labelled_fixed_verify_and_are_found_by_who_has_the_model(
+    ezkl_engine: EzklEngine, development_srs: Srs, samples: FloatArray, tmp_path: Path
+):
+    """Trap 5: the key of such a circuit holds no weights, so any weights make valid proofs."""
+    settings, folders = tmp_path / "private.json", {}
+    for name, seed in (("honest", 0), ("free", 0), ("other", 1)):
+        model = tiny_onnx(tmp_path / f"{name}.onnx", INPUTS, 2, 2, seed=seed)
+        plan = CircuitPlan(
+            input_mode=InputMode.PUBLIC, weights_mode=WeightsMode.FIXED, options=OPTIONS
+        )
+        folders[name] = tmp_path / name
+        ezkl_engine.compile(model, plan, samples, folders[name], limits=LIMITS)
+    shown = (folders["free"] / "settings.json").read_text()
+    settings.write_text(shown.replace('"param_visibility":"Fixed"', '"param_visibility":"Private"'))
+    assert settings.read_text() != shown
+    for name in ("free", "other"):
+        run_child(
+            "tests.child_steps:compile_under",
+            limits=LIMITS,
+            model=str(tmp_path / f"{name}.onnx"),
+            settings=str(settings),
+            out=str(folders[name] / "model.compiled"),
+        )
+    honest, free = (
+        ezkl_engine.setup(folders[name], development_srs, limits=LIMITS)
+        for name in ("honest", "free")
+    )
+    assert free.manifest.weights_mode is WeightsMode.FIXED
+    # Other weights, under the key and the claims of these: a valid proof.
+    theirs = free.files | {"compiled": folders["other"] / "model.compiled"}
+    prediction = ezkl_engine.predict(free, samples[0])
+    opening = decode_opening(free.manifest, prediction.opening)
+    made = children.prove(
+        theirs,
+        opening.elements,
+        None,
+        limits=LIMITS,
+        progress=lambda _: None,
+        cancelled=lambda: False,
+    ).value
+    claim = from_instances(free.manifest, opening, made["instances"])
+    assert claim.outputs != prediction.claim.outputs
+    public = Bundle(
+        manifest=free.manifest, files={name: free.files[name] for name in free.manifest.public}
+    )
+    ezkl_engine.verify(public, claim, bytes.fromhex(made["proof"]))
+    ezkl_engine.check_verifier(public)
+    # Public files do not show it, and that is said; the private model does.
+    assert any("leave them free" in caveat for caveat in ezkl_engine.caveats(public))
+    assert ezkl_engine.check_model(public) is False
+    with pytest.raises(BundleMismatch, match="compiled again"):
+        ezkl_engine.check_model(free)
+    assert ezkl_engine.check_model(honest) is True
+
+
+@pytest.mark.parametrize("weights_mode", [WeightsMode.POLYCOMMIT, WeightsMode.HASHED])
+def test_a_circuit_of_committed_inputs_is_made_again_from_its_model_and_from_no_other(
+    ezkl_engine: EzklEngine, publish: Publish, weights_mode: WeightsMode, tmp_path: Path
+):
+    bundle, _ = publish(InputMode.COMMITTED, weights_mode=weights_mode)
+    assert ezkl_engine.check_model(bundle)
+    other = tiny_onnx(tmp_path / "other.onnx", INPUTS, 2, 2, activation="Sigmoid")
+    pins = dict(bundle.manifest.pins) | {"model": sha256_file(other)}
+    lying = Bundle(
+        manifest=identified(replace(bundle.manifest, pins=pins)),
+        files={**bundle.files, "model": other},
+    )
+    with pytest.raises(BundleMismatch, match="compiled again"):
+        ezkl_engine.check_model(lying)
 
 
 @pytest.mark.parametrize("part", ["inputs", "outputs"])

@@ -91,8 +91,8 @@ def test_all_that_verify_exports_is_there():
 
 
 PROTOCOL = {
-    "unsupported": ["model", "limits"],
-    "estimate": ["model", "plan", "calibration", "limits"],
+    "unsupported": ["model", "limits", "cancelled"],
+    "estimate": ["model", "plan", "calibration", "limits", "cancelled"],
     "compile": ["model", "plan", "calibration", "out", "limits", "progress", "cancelled"],
     "development_srs": ["log_size", "out", "limits"],
     "setup": ["compiled", "srs", "limits", "progress", "cancelled"],
@@ -106,6 +106,7 @@ PROTOCOL = {
     "unpack_input": ["bundle", "packed"],
     "check_opening": ["bundle", "claim", "opening"],
     "check_verifier": ["bundle", "limits"],
+    "check_model": ["bundle", "limits"],
     "export_verifier": ["bundle"],
 }
 

@@ -294,3 +294,15 @@ class Engine(Protocol):
 
         """
         ...
+
+    def check_model(self, bundle: Bundle, *, limits: Limits = ...) -> bool:
+        """Compile the private ONNX model again and compare; whether the bundle has what that takes.
+
+        Where it is False nothing was checked: private files are missing, or the engine's circuits
+        have randomness in them and never come out alike.
+
+        Raises:
+            BundleMismatch: another circuit comes out.
+
+        """
+        ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ FILES = {
 """Artifact names and their files in a compiled folder; ``srs`` lies where the caller keeps it."""
 PUBLIC = frozenset({"settings", "verifying_key", "verifier_srs", "verifier_source"})
 """What verifying needs. The SRS is public too, but large and needed for proving only."""
+KEY_SOURCES = ("settings", "model", "verifying_key", "srs")
+"""What shows that the verifying key is that of the ONNX model; only its owner has them all."""
 PLAN = "plan.json"
 SAMPLES = "calibration.npy"
 
@@ -232,6 +235,35 @@ def set_up(
         leak=budget,
     )
     return Bundle(manifest=identified(manifest), files=files)
+
+
+def check_key(files: Mapping[str, Path], manifest: CircuitManifest, *, limits: Limits) -> None:
+    """Compile a circuit's private ONNX model again under its settings, and compare the keys.
+
+    It needs the circuit's ``settings``, ``model``, ``verifying_key`` and whole ``srs``, and as much
+    time and memory as setting the circuit up.
+
+    Raises:
+        BundleMismatch: another key comes out: the circuit is not that of the model and settings.
+
+    """
+    paths: dict[str, Any] = {name: str(files[name].resolve()) for name in KEY_SOURCES}
+    same: bool = run_child(
+        children.COMPILING + "rebuilds_key",
+        limits=limits,
+        niceness=children.HEAVY_NICENESS,
+        reach=children.reading(files),
+        salt_count=manifest.parameters["salt_count"],
+        batch=manifest.batch,
+        **paths,
+    ).value
+    if not same:
+        raise BundleMismatch(
+            "The ONNX model, compiled again under the pinned settings, gives another verifying key "
+            "than the pinned one.",
+            remedy="Do not trust this circuit: its key does not bind the weights as its settings "
+            "say, or it computes something else than the model.",
+        )
 
 
 def _specs(tensors: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:

@@ -14,7 +14,7 @@ from zkserve.engines import onnx_model
 from zkserve.engines.answering import report
 from zkserve.engines.ezkl import faults, secret, surgery
 from zkserve.engines.ezkl.seam import scratch, wrapped
-from zkserve.errors import ModelRejected
+from zkserve.errors import EngineFailed, ModelRejected
 from zkserve.types import TensorSpec, WeightsMode
 
 
@@ -92,3 +92,37 @@ def check_model(*, model: str) -> None:
 
     """
     faults.load(Path(model))
+
+
+def rebuilds_key(
+    *, model: str, settings: str, verifying_key: str, srs: str, salt_count: int, batch: int
+) -> bool:
+    """Whether a model, compiled under the settings of a circuit, gives that circuit's key.
+
+    Given settings and model, ezkl always makes the same key. That ReLUs were halved, or not, stands
+    in no settings: either will do.
+    """
+    original = faults.load(Path(model))
+    for halved_relus in (False, True):
+        flat = surgery.rewrite(original, salt_count, batch, halved_relus=halved_relus)
+        with scratch() as folder:
+            network, compiled, key = (folder / name for name in ("n.onnx", "compiled", "vk.key"))
+            onnx.save(flat, network)
+            try:
+                with wrapped(EngineFailed, "ezkl cannot make this circuit again"):
+                    report("compiling again")
+                    ezkl.compile_circuit(str(network), str(compiled), settings)
+                    report("making the key again")
+                    ezkl.setup(
+                        str(compiled),
+                        str(key),
+                        str(folder / "pk.key"),
+                        srs,
+                        witness_path=None,
+                        disable_selector_compression=False,
+                    )
+            except EngineFailed:
+                continue  # under settings of another circuit it need not fit
+            if key.read_bytes() == Path(verifying_key).read_bytes():
+                return True
+    return False

@@ -318,7 +318,8 @@ class EzklEngine:
         if manifest.weights_mode is WeightsMode.FIXED:
             lines.append(
                 "That the weights are constants of the verifying key is the owner's word: a key "
-                "made to leave them free, under settings that say otherwise, proves any weights."
+                "made to leave them free, under settings that say otherwise, proves any weights. "
+                "Whoever has the private model too can compile it again (zkserve audit)."
             )
         if manifest.weights_mode is WeightsMode.POLYCOMMIT:
             lines.append(
@@ -381,6 +382,14 @@ class EzklEngine:
                 "The pinned verifier source is not what the verifying key gives.",
                 remedy="Do not trust this circuit: its contract verifies something else.",
             )
+
+    def check_model(self, bundle: Bundle, *, limits: Limits = _DEFAULT_LIMITS) -> bool:
+        """Make the verifying key again from the ONNX model; see :meth:`Engine.check_model`."""
+        if not bundle.files.keys() >= {*building.KEY_SOURCES}:
+            return False
+        files = self._pinned(bundle, *building.KEY_SOURCES)
+        building.check_key(files, bundle.manifest, limits=limits)
+        return True
 
     def close(self) -> None:
         """Stop the warm children; the next prediction starts another."""

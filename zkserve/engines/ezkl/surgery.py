@@ -62,6 +62,21 @@ def flatten(model: onnx.ModelProto, salt_count: int) -> onnx.ModelProto:
     return onnx_model.infer(flat)
 
 
+def rewrite(
+    original: onnx.ModelProto, salt_count: int, batch: int = 1, *, halved_relus: bool = False
+) -> onnx.ModelProto:
+    """Return the model for ``batch`` samples at once that ezkl compiles, not yet checked.
+
+    ``halved_relus`` is that of :class:`zkserve.engines.ezkl.options.Options`.
+
+    Raises:
+        ModelRejected: the model cannot be rewritten.
+
+    """
+    flat = flatten(widen(original, batch), salt_count)
+    return relus.halve(flat) if halved_relus else flat
+
+
 def prepare(
     original: onnx.ModelProto,
     samples: FloatArray,
@@ -73,15 +88,13 @@ def prepare(
     """Return the rewritten model for ``batch`` samples at once, checked, and the samples for it.
 
     ``samples`` has shape ``(samples, elements)``; a row of what is returned is a whole batch.
-    ``halved_relus`` is that of :class:`zkserve.engines.ezkl.options.Options`.
+    The options are those of :func:`rewrite`.
 
     Raises:
         ModelRejected: the model cannot be rewritten so that it answers the same.
 
     """
-    flat = flatten(widen(original, batch), salt_count)
-    if halved_relus:
-        flat = relus.halve(flat)
+    flat = rewrite(original, salt_count, batch, halved_relus=halved_relus)
     check_same(original, flat, samples, salt_count, batch)
     return flat, stack(original, samples, batch)
 

@@ -425,6 +425,14 @@ class NativeEngine:
                 remedy="Do not trust this circuit: its contract verifies something else.",
             )
 
+    def check_model(self, bundle: Bundle, *, limits: Limits = _DEFAULT_LIMITS) -> bool:
+        """Return False: nothing is made again, blinds are drawn anew each time; see the protocol.
+
+        The architecture is public, and what it computes with are the weights it commits to.
+        """
+        del bundle, limits
+        return False
+
     def close(self) -> None:
         """Stop the warm children; the next call starts others."""
         self._provers.close()
