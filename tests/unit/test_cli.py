@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -228,6 +229,18 @@ def test_an_interrupt_exits_as_one(run: Run, monkeypatch: pytest.MonkeyPatch):
     ended = run("doctor")
     assert ended.status == 130
     assert "Traceback" not in ended.err
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_no_traceback(run: Run, monkeypatch: pytest.MonkeyPatch, number: int):
+    def full(_: int) -> None:
+        raise OSError(number, "full")
+
+    monkeypatch.setattr(os, "fsync", full)
+    for ended in (run("keys", "list"), run("keys", "list", "--json")):
+        assert ended.status == 1
+        assert "The disk is full." in ended.out + ended.err
+        assert "Traceback" not in ended.err
 
 
 # db, keys, doctor

@@ -6,13 +6,14 @@ answer on standard output. An error says what was wrong and what to do, and exit
 
 from __future__ import annotations
 
+import errno
 import sys
 
 import typer
 
 from zkserve.cli import operate, owner, rekey, user
 from zkserve.cli.console import report_error
-from zkserve.errors import ZkserveError
+from zkserve.errors import Unavailable, ZkserveError
 
 app = typer.Typer(
     help="Verifiable inference: proven predictions from a model whose weights stay hidden.",
@@ -33,6 +34,15 @@ def main() -> None:
         app()
     except ZkserveError as exc:
         report_error(exc, as_json="--json" in sys.argv)
+        sys.exit(1)
+    except OSError as exc:
+        if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        full = Unavailable(
+            "The disk is full. What was written is whole, or not there.",
+            remedy="Make room, and run the same again.",
+        )
+        report_error(full, as_json="--json" in sys.argv)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
