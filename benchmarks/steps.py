@@ -7,7 +7,6 @@ says so.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from pathlib import Path
@@ -66,6 +65,8 @@ def make_plain_keys(*, folder: str, srs: str) -> None:
         witness_path=None,
         disable_selector_compression=False,
     )
+    import asyncio  # late: neither side's prover should pay for it
+
     source = at / VERIFIER
     try:
         asyncio.run(_create_verifier(at, source, srs))

@@ -14,6 +14,7 @@ from eth_utils.crypto import keccak
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zkserve import encoding
 from zkserve.encoding import (
     CIRCUIT_TAG,
     OUTPUT_BOUND,
@@ -387,3 +388,9 @@ def test_file_digest_is_that_of_its_bytes(tmp_path: Path):
     data = bytes(range(256)) * 5000
     (tmp_path / "file").write_bytes(data)
     assert sha256_file(tmp_path / "file") == sha256_hex(data) == hashlib.sha256(data).hexdigest()
+
+
+def test_tags_are_digests_of_what_they_say():
+    assert keccak(text="zkserve/claim/v1") == encoding.CLAIM_TAG
+    assert keccak(text="zkserve/native/context/v1") == encoding.CONTEXT_TAG
+    assert encoding.keccak(b"") == keccak(b"")

@@ -9,7 +9,6 @@ needs one.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 from pathlib import Path
@@ -79,6 +78,8 @@ def make_keys(*, folder: str, srs: str) -> None:
 
 def export_verifier(*, settings: str, verifying_key: str, srs: str) -> str:
     """Return the patched Solidity source of a circuit's verifier."""
+    import asyncio  # late: this alone needs it, and loading it is a twentieth of a small proof
+
     with scratch() as folder:
         raw = folder / "raw.sol"
         try:
