@@ -43,7 +43,7 @@ def seal_all(node: Node) -> int:
     should not work with the old key meanwhile; one that does cannot seal any more afterwards.
 
     Raises:
-        BundleMismatch: a file cannot be sealed, as it was altered.
+        BundleMismatch: files cannot be sealed, as they were altered; all others are.
         StorageKeyWrong: a file is sealed under a key that is not there.
         Unavailable: the disk or the runtime folder refuses; nothing was lost.
 
@@ -67,8 +67,19 @@ def _seal_clear(node: Node) -> int:
 
 
 def _seal_anew(node: Node) -> int:
-    digests, known = node.artifacts.sealed(), _Known.of(node)
-    return sum(_reseal(node, digest, known, strict=True) for digest in digests)
+    number, altered, known = 0, [], _Known.of(node)
+    for digest in node.artifacts.sealed():
+        try:
+            number += _reseal(node, digest, known, strict=True)
+        except BundleMismatch:  # no reason to leave the rest under a key that somebody may have
+            altered.append(digest)
+    if altered:
+        raise BundleMismatch(
+            f"All is sealed anew but what was altered on disk: {', '.join(altered)}.",
+            remedy="Restore these files from a backup, or delete them where there is none, and run "
+            "this again with all keys.",
+        )
+    return number
 
 
 @dataclass(frozen=True, kw_only=True)
