@@ -38,7 +38,7 @@ async def test_a_proof_past_the_budget_is_a_problem_of_its_own(
 
 async def test_models_say_what_is_allowed_and_made(http: httpx.AsyncClient, node: Node) -> None:
     fakes.publish(node, "leaking", leak=BUDGET, weights_digests=[DIGEST])
-    expected = {"bits_per_proof": 3302, "secret_bits": 16_000, "allowed": 1, "made": 0}
+    expected = {"bits_per_proof": 3302, "secret_bits": 16_000, "proofs": 1, "made": 0}
     for made in (0, 1):
         metadata = await http.get("/v2/models/leaking")
         assert metadata.json()["parameters"]["leak"] == expected | {"made": made}

@@ -153,7 +153,7 @@ def _leak(session: Session, row: VersionRow) -> schemas.Leak | None:
     return schemas.Leak(
         bits_per_proof=budget.bits_per_proof,
         secret_bits=budget.secret_bits,
-        allowed=budget.proofs,
+        proofs=budget.proofs,
         made=made,
     )
 

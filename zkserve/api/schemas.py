@@ -151,7 +151,7 @@ class Leak(BaseModel):
 
     bits_per_proof: int = Field(description="At most, of the weights.")
     secret_bits: int = Field(description="What the quantised weights hold, from below.")
-    allowed: int = Field(description="Proofs, before the service refuses.")
+    proofs: int = Field(description="The budget: how many may be made of this version.")
     made: int = Field(
         description="Proofs made or promised, those of other versions of these weights included."
     )

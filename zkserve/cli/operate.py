@@ -81,7 +81,7 @@ def status(url: UrlOption = None, api_key: ApiKeyOption = None, as_json: JsonFla
 
 
 def _leak(leak: dict[str, int] | None) -> str:
-    return f"{leak['made']} of {leak['allowed']} proofs" if leak else ""
+    return f"{leak['made']} of {leak['proofs']} proofs" if leak else ""
 
 
 def _own_proofs(client: Client) -> list[dict[str, Any]]:
