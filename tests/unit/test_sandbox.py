@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import resource
 import signal
 import threading
 import time
@@ -453,3 +454,19 @@ def test_the_walls_say_what_they_are_not(bubblewrap: bool, landlock: bool, secco
     said = str(Walls(bubblewrap=bubblewrap, landlock=landlock, seccomp=seccomp))
     assert ("bubblewrap" in said) == bubblewrap
     assert ("NONE" in said) == (not bubblewrap and not landlock)
+
+
+def test_folders_deeper_than_we_may_open_files_are_removed(tmp_path: Path):
+    at = tmp_path / "left"
+    at.mkdir()
+    deepest = at
+    for _ in range(200):
+        deepest = deepest / "d"
+        deepest.mkdir()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (psutil.Process().num_fds() + 60, hard))
+    try:
+        runtime._remove(at)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert not at.exists()
