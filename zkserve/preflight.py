@@ -189,9 +189,9 @@ class _Look:
         chosen = name == self.chosen and mode is asked
         estimate, batch = None, None
         problems = [*objections, *(self.pinned.problems if chosen else ())]
-        warnings = [*filter(None, [engine(name).leak_warning])]
-        warnings += self.pinned.warnings if chosen else ()
+        warnings = [*(self.pinned.warnings if chosen else ())]
         if not objections:
+            warnings = [*filter(None, [engine(name).leak_warning]), *warnings]
             try:
                 estimate = self._estimate(name, mode, {})
             except JobCancelled:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import re
+import select
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from http.client import HTTPConnection
 from pathlib import Path
@@ -569,20 +571,37 @@ def until(true: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
+def at_work(server: psutil.Process, private: Path) -> list[psutil.Process]:
+    """Return the children in their folders: others show a moment long what sandboxes there are."""
+    found = []
+    for child in server.children():
+        with suppress(psutil.Error):
+            if Path(child.cwd()).is_relative_to(private):
+                found.append(child)
+    return found
+
+
 def test_the_work_ends_with_the_connection(
     process: tuple[psutil.Process, int], private: Path, model: bytes
 ):
     server, port = process
+
+    def uploads_there(count: int) -> bool:
+        return len(list(private.glob("*/model.onnx"))) == count
+
     for _ in range(2):  # the turn was given back
         connection = HTTPConnection("127.0.0.1", port)
         connection.request("POST", "/v1/preflight", body=model, headers=MODEL)
-        until(lambda: server.children(recursive=True))
+        until(lambda: at_work(server, private))
+        (child,) = at_work(server, private)
         waiting = HTTPConnection("127.0.0.1", port)
         waiting.request("POST", "/v1/preflight", body=model, headers=MODEL)
-        until(lambda: len(list(private.glob("*/model.onnx"))) == 2)
+        until(lambda: uploads_there(2))
         waiting.close()
-        until(lambda: len(list(private.glob("*/model.onnx"))) == 1)
-        assert server.children(recursive=True)
+        until(lambda: uploads_there(1))
+        # The first one is still looked at.
+        assert at_work(server, private) == [child]
+        assert not select.select([connection.sock], [], [], 0)[0]
         connection.close()
         until(lambda: not server.children(recursive=True) and empty(private))
 
@@ -598,6 +617,10 @@ def test_half_an_upload_is_gone_with_the_connection(
             until(lambda: list(private.glob("*/model.onnx")))
         until(lambda: empty(private))
     assert not server.children(recursive=True)
+    # Who goes away is no fault of the service.
+    metrics = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+    statuses = set(re.findall(r'route="/v1/preflight",status="(\d+)"', metrics))
+    assert statuses == {"499"}
 
 
 def test_the_sdk_is_told_that_a_model_is_too_large_while_it_still_sends(

@@ -151,6 +151,7 @@ def test_what_no_engine_supports_is_named_with_its_node_and_a_remedy(tmp_path: P
     assert (report.engine, report.fits) == ("", False)
     assert "No engine can prove this model" in report.engine_why
     assert all(found.problems and found.estimate is None for found in report.ways)
+    assert not any(found.warnings for found in report.ways)  # what cannot be leaks nothing
 
 
 @many_children

@@ -155,13 +155,19 @@ def _rows(report: Report) -> Iterator[tuple[str, ...]]:
     yield row("gas to verify", lambda e: f"{e.gas:,}")
     yield row("verifier", lambda e: f"{e.verifier_bytes:,} B")
     yield row("of EIP-170", lambda e: f"{e.verifier_bytes / report.verifier_limit_bytes:.0%}")
-    yield row("leak budget", lambda e: f"{e.leak.proofs:,} proofs" if e.leak else "not counted")
+    yield row("leak budget", _budget)
     for size in sorted({way.batch.size for way in report.ways if way.batch}):
         batches = [
             way.batch if way.batch and way.batch.size == size else None for way in report.ways
         ]
         yield (f"one of {size}, CPU time", *map(_cpu_time, batches))
         yield (f"one of {size}, gas", *map(_gas, batches))
+
+
+def _budget(estimate: Estimate) -> str:
+    if estimate.leak is None:
+        return "not counted"
+    return f"{estimate.leak.proofs:,} proof{'' if estimate.leak.proofs == 1 else 's'}"
 
 
 def _cpu_time(batch: BatchPrice | None) -> str:
