@@ -1,19 +1,28 @@
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import databases, fakes
 from zkserve import log, runtime
 from zkserve.node import Node
+from zkserve.store.database import Database
 from zkserve.store.queue import JobQueue
 from zkserve.store.tables import VersionRow
 
 # Started in a shell's background, a process ignores Ctrl-C and so do its children; tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# No test asserts a duration, so none may fail for hypothesis' own: a busy machine passes them too.
+settings.register_profile(
+    "tests", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -49,11 +58,24 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return databases.new_database(request.getfixturevalue("postgresql"))
 
 
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with all tables: copying it is much faster than making them."""
+    path = tmp_path_factory.mktemp("migrated") / "zkserve.db"
+    database = Database(f"sqlite:///{path}")
+    database.upgrade()
+    database.close()
+    return path
+
+
 @pytest.fixture
-def node(tmp_path: Path, database_url: str) -> Iterator[Node]:
+def node(tmp_path: Path, database_url: str, migrated: Path) -> Iterator[Node]:
     """A node with its tables made."""
+    if database_url.startswith("sqlite"):
+        shutil.copy(migrated, database_url.removeprefix("sqlite:///"))
     node = Node.open(data_dir=tmp_path / "data", database_url=database_url)
-    node.database.upgrade()
+    if not node.database.sqlite:
+        node.database.upgrade()
     yield node
     node.database.close()
 

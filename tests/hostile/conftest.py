@@ -95,16 +95,6 @@ def owner(
     return Owner(tmp_path, capsys, monkeypatch)
 
 
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite file with all tables: copying it is much faster than making them."""
-    path = tmp_path_factory.mktemp("migrated") / "zkserve.db"
-    database = Database(f"sqlite:///{path}")
-    database.upgrade()
-    database.close()
-    return path
-
-
 @pytest.fixture
 def good(tmp_path: Path) -> tuple[Path, Path]:
     """A model and its samples that there is nothing wrong with."""

@@ -43,7 +43,9 @@ def export(weights, out):
 """
 
 
-@pytest.mark.parametrize(("name", "write", "says"), samples.NPZ, ids=lambda case: str(case)[:40])
+@pytest.mark.parametrize(
+    ("name", "write", "says"), samples.NPZ, ids=[case[0] for case in samples.NPZ]
+)
 def test_hostile_npz_samples_are_refused(
     owner: Owner, good: tuple[Path, Path], name: str, write: Callable[[Path], object], says: str
 ):
@@ -52,7 +54,9 @@ def test_hostile_npz_samples_are_refused(
     owner.is_refused(good[0], "--samples", path, says=says, codes={"recipe-invalid"})
 
 
-@pytest.mark.parametrize(("name", "write", "says"), samples.JSON, ids=lambda case: str(case)[:40])
+@pytest.mark.parametrize(
+    ("name", "write", "says"), samples.JSON, ids=[case[0] for case in samples.JSON]
+)
 def test_hostile_json_samples_are_refused(
     owner: Owner, good: tuple[Path, Path], name: str, write: Callable[[Path], object], says: str
 ):

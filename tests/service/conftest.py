@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import shutil
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import httpx
 import pytest
@@ -11,31 +9,8 @@ from fastapi import FastAPI
 from tests.fakes import FakeEngine
 from zkserve.api import create_app
 from zkserve.node import Node
-from zkserve.store.database import Database
 from zkserve.store.queue import JobQueue
 from zkserve.store.tables import VersionRow
-
-
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite file with all tables: copying it is much faster than making them."""
-    path = tmp_path_factory.mktemp("migrated") / "zkserve.db"
-    database = Database(f"sqlite:///{path}")
-    database.upgrade()
-    database.close()
-    return path
-
-
-@pytest.fixture
-def node(tmp_path: Path, database_url: str, migrated: Path) -> Iterator[Node]:
-    """A node with its tables made."""
-    if database_url.startswith("sqlite"):
-        shutil.copy(migrated, database_url.removeprefix("sqlite:///"))
-    node = Node.open(data_dir=tmp_path / "data", database_url=database_url)
-    if not node.database.sqlite:
-        node.database.upgrade()
-    yield node
-    node.database.close()
 
 
 @pytest.fixture

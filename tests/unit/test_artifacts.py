@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from zkserve import artifacts, runtime
@@ -31,7 +31,6 @@ def files(store: ArtifactStore) -> set[str]:
 
 
 @given(data=st.binary(max_size=4096))
-@settings(deadline=None)  # a disk that others use syncs when it will
 def test_what_was_put_comes_back(data: bytes, tmp_path_factory: pytest.TempPathFactory):
     store = ArtifactStore(tmp_path_factory.mktemp("store"), KEY)
     digest = store.put(data)

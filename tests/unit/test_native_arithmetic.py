@@ -72,7 +72,7 @@ def test_fields_compute_as_integers_do(module: ModuleType, field: str, modulus: 
 
 @pytest.mark.parametrize(("field", "modulus"), FIELDS)
 @given(data=st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_fields_compute_as_integers_do_anywhere(
     field: str, modulus: int, data: st.DataObject
 ) -> None:
@@ -309,7 +309,7 @@ def test_sums_of_equal_opposite_and_infinite_points(module: ModuleType) -> None:
 @given(
     st.lists(st.tuples(st.integers(-3, 3), st.integers(0, P - 1) | st.integers(0, 3)), max_size=40)
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_sums_are_the_same_in_every_variant(terms: list[tuple[int, int]]) -> None:
     points = b"".join(multiple(log) for log, _ in terms)
     scalars = b"".join(word(scalar) for _, scalar in terms)

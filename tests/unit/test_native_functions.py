@@ -100,7 +100,7 @@ def grow(model: Model, operation: str, channels: int, size: int) -> tuple[int, i
     return channels, size
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     operations=st.lists(st.sampled_from(OPERATIONS), min_size=1, max_size=6),
     seed=st.integers(0, 1000),

@@ -413,7 +413,7 @@ def test_network_computes_what_onnxruntime_does(build: Build) -> None:
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     height=st.integers(3, 9),
     width=st.integers(3, 9),
@@ -450,7 +450,7 @@ def test_any_convolution(
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     size=st.tuples(st.integers(4, 9), st.integers(4, 9)),
     kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),

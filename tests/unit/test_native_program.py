@@ -167,7 +167,7 @@ def test_raw_outputs_are_finer_than_requantised_ones() -> None:
     assert errors[0] < errors[1]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 1 << 30),
     kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),

@@ -38,7 +38,7 @@ def opened(data: bytes, expected: bytes, key: StorageKey = KEY) -> bytes:
 
 
 @given(data=st.binary(max_size=70_000))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_what_was_sealed_opens(data: bytes):
     assert opened(sealed(data), data) == data
 
