@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.models import save, tiny_onnx
 from zkserve.encoding import circuit_id, context, identified, sha256_file
+from zkserve.engines import sandbox
 from zkserve.engines.agreement import join_samples, measure_agreement
 from zkserve.engines.base import (
     NO_CONTEXT,
@@ -30,6 +31,7 @@ from zkserve.engines.native.folder import SECRET
 from zkserve.errors import (
     BundleMismatch,
     ChildKilled,
+    EngineFailed,
     InputOutOfRange,
     InvalidInput,
     JobCancelled,
@@ -494,3 +496,29 @@ def two_inputs(path: Path) -> Path:
         ],
     )
     return save(graph, path)
+
+
+def test_what_predicts_for_a_circuit_opens_no_other_file(
+    engine: NativeEngine, committed: Proven, public: Proven
+):
+    """It may have been taken over by the circuit, and is asked about no other."""
+    if not (sandbox.walls().bubblewrap or sandbox.walls().landlock):
+        pytest.skip("nothing holds files on this machine")
+    for children, call in (
+        (engine._others, lambda: engine.predict(committed.bundle, committed.sample)),
+        (engine._provers, lambda: _proof_again(engine, committed)),
+    ):
+        call()
+        child = list(children._idle)[-1]
+        with pytest.raises(EngineFailed, match="TypeError"):  # opened: a file is no answer
+            child.call("builtins:open", file=str(committed.bundle.files["weights"].resolve()))
+        for other in (committed.bundle.files["model"], public.bundle.files["weights"]):
+            with pytest.raises(EngineFailed, match=r"PermissionError|FileNotFoundError"):
+                child.call("builtins:open", file=str(other.resolve()))
+
+
+def _proof_again(engine: NativeEngine, proven: Proven) -> Proof:
+    prediction = proven.prediction
+    return engine.prove(
+        proven.bundle, prediction.claim, prediction.opening, context=CONTEXT, limits=LIMITS
+    )

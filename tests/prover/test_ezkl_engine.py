@@ -17,6 +17,7 @@ from tests.prover.conftest import INPUTS, LIMITS, OPTIONS, Proven, Publish
 from zkserve import runtime
 from zkserve.encoding import FIELD_MODULUS, circuit_id, identified, sha256_file
 from zkserve.engines import child as child_module
+from zkserve.engines import sandbox
 from zkserve.engines.agreement import measure_agreement
 from zkserve.engines.base import Bundle, CircuitPlan, FloatArray, Limits, Srs
 from zkserve.engines.child import Child, run_child
@@ -28,6 +29,7 @@ from zkserve.errors import (
     BundleMismatch,
     ChildKilled,
     ChildTimeout,
+    EngineFailed,
     InputOutOfRange,
     InvalidInput,
     JobCancelled,
@@ -391,6 +393,21 @@ def test_a_dead_warm_child_is_replaced(ezkl_engine: EzklEngine, committed: Prove
         pass
     ezkl_engine.predict(committed.bundle, committed.sample)
     assert dead not in ezkl_engine._warm._idle
+
+
+def test_what_predicts_for_a_circuit_opens_no_other_file(
+    ezkl_engine: EzklEngine, committed: Proven, public: Proven
+):
+    """It may have been taken over by the circuit, and is asked about no other."""
+    if not (sandbox.walls().bubblewrap or sandbox.walls().landlock):
+        pytest.skip("nothing holds files on this machine")
+    ezkl_engine.predict(committed.bundle, committed.sample)
+    child = list(ezkl_engine._warm._idle)[-1]
+    with pytest.raises(EngineFailed, match="TypeError"):  # opened: a file is no answer
+        child.call("builtins:open", file=str(committed.bundle.files["compiled"].resolve()))
+    for other in (committed.bundle.files["proving_key"], public.bundle.files["compiled"]):
+        with pytest.raises(EngineFailed, match=r"PermissionError|FileNotFoundError"):
+            child.call("builtins:open", file=str(other.resolve()))
 
 
 def test_predictions_from_many_threads_do_not_mix(

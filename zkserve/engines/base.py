@@ -32,7 +32,11 @@ NO_CONTEXT = bytes(32)
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Bounds on one child process. ``memory_bytes`` bounds resident memory, not address space."""
+    """Bounds on one child process.
+
+    ``memory_bytes`` bounds resident memory, not address space; of a confined child it also bounds
+    what it holds in files.
+    """
 
     time_s: float = 900.0
     memory_bytes: int = 16 << 30
