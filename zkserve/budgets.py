@@ -1,7 +1,9 @@
-"""Leak budgets: no proof is promised or released past what may be revealed of the weights.
+"""Leak budgets: no proof is promised past what may be revealed of the weights.
 
 The secret is the weights, not a circuit of them: all versions that share weights draw on one
-budget, each by the bits that a proof of its own circuit reveals. See docs/adr/0013.
+budget, each by the bits that a proof of its own circuit reveals. A job takes its share once, when
+its proof is promised, and nothing that is promised or proved later takes it back: who has all the
+proofs does not learn more from the order in which they were finished. See docs/adr/0013.
 """
 
 from __future__ import annotations
@@ -13,9 +15,9 @@ from sqlalchemy.orm import Session
 from zkserve.engines.base import Limits
 from zkserve.engines.child import run_child
 from zkserve.engines.sandbox import Reach
-from zkserve.errors import LeakBudgetSpent
+from zkserve.errors import LeakBudgetSpent, NotFound, VersionDeprecated
 from zkserve.receipt import manifest_from_dict
-from zkserve.store import leaks
+from zkserve.store import leaks, versions
 from zkserve.store.database import Database
 from zkserve.store.tables import VersionRow
 
@@ -35,19 +37,10 @@ def weights_digests(onnx: Path) -> list[str]:
     return found
 
 
-def require(
-    database: Database,
-    session: Session,
-    version: VersionRow,
-    *,
-    besides: str = "",
-    made: bool = False,
-) -> None:
+def require(database: Database, session: Session, version: VersionRow) -> None:
     """Return if one more proof of a version is within its budget, holding a lock until committed.
 
-    Whoever adds to what is counted calls this in the transaction that adds it. ``besides`` is the
-    job that asks, where it has a row already; with ``made`` only proofs that exist count, not those
-    that open jobs may come to.
+    Whoever promises a proof calls this in the transaction that does; the job holds no share yet.
 
     Raises:
         LeakBudgetSpent: it is not.
@@ -57,7 +50,7 @@ def require(
     if leak is None:
         return
     database.lock(session, _LOCK)
-    spent = spent_bits(session, version, besides=besides, made=made)
+    spent = spent_bits(session, version)
     if spent + leak.bits_per_proof > leak.bits:
         raise LeakBudgetSpent(
             f"Proofs of these weights have revealed, or are promised to reveal, {spent} of the "
@@ -66,12 +59,33 @@ def require(
         )
 
 
-def spent_bits(
-    session: Session, version: VersionRow, *, besides: str = "", made: bool = False
-) -> int:
-    """Return how many bits proofs of a version's weights have revealed, in all its versions."""
+def require_offered(session: Session, version: VersionRow) -> None:
+    """Return unless a version reveals its weights and is deprecated: it promises no more proofs.
+
+    What was promised before, here or by a request on chain, is not asked about.
+
+    Raises:
+        VersionDeprecated: it does and is.
+
+    """
+    model, row = versions.get(session, version.id)
+    if row.deprecated_at is None or manifest_from_dict(row.manifest).leak is None:
+        return
+    try:
+        remedy = f"Ask for version {versions.find(session, model.name)[1].number}"
+    except NotFound:
+        remedy = "No other version is in use: ask the model's owner"
+    raise VersionDeprecated(
+        f"Version {row.number} of {model.name} is deprecated, and proofs of it reveal its weights: "
+        "it gives no new ones.",
+        remedy=f"{remedy}, or predict without a proof (`prove`: false).",
+    )
+
+
+def spent_bits(session: Session, version: VersionRow) -> int:
+    """Return how many bits of a version's weights all versions have revealed or promised to."""
     rows = {row.id: row for row in leaks.sharing(session, version)}
-    counts = leaks.proofs_by_version(session, list(rows), besides=besides, made=made)
+    counts = leaks.proofs_by_version(session, list(rows))
     spent = 0
     for version_id, proofs in counts.items():
         leak = manifest_from_dict(rows[version_id].manifest).leak

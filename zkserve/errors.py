@@ -10,7 +10,8 @@
     ├── NotFound                      no such model, version, job, artifact
     ├── Conflict                      the state of the thing forbids the action
     │   ├── IdempotencyConflict       same key, other body
-    │   └── LeakBudgetSpent           a further proof would reveal too much of the weights
+    │   ├── LeakBudgetSpent           a further proof would reveal too much of the weights
+    │   └── VersionDeprecated         proofs of it reveal its weights, and it is deprecated
     ├── Unauthorized                  no valid API key
     ├── ProofInvalid                  a proof does not prove its claim
     ├── BundleMismatch                artifacts differ from what was pinned
@@ -104,6 +105,12 @@ class LeakBudgetSpent(Conflict):
     """A further proof would reveal more of the weights than their budget allows."""
 
     code = "leak-budget-spent"
+
+
+class VersionDeprecated(Conflict):
+    """A deprecated version whose proofs reveal its weights gives no new ones."""
+
+    code = "version-deprecated"
 
 
 class Unauthorized(ZkserveError):

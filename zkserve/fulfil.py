@@ -69,7 +69,7 @@ def prepare(node: Node, job_id: str) -> bool:
         job = jobs.get(session, job_id, lock=True)
         if JobState(job.state).final:
             return False
-        budgets.require(node.database, session, version, besides=job_id)
+        budgets.require(node.database, session, version)
         digest = sha256_hex(prediction.opening)
         node.database.lock(session, digest)
         job.opening = node.artifacts.seal(prediction.opening)

@@ -101,12 +101,6 @@ def require_disk(node: Node) -> None:
         )
 
 
-def drop(node: Node, opening: str) -> None:
-    """Delete an opening unless a job or an input handed in ahead refers to it."""
-    with node.database.session() as session:
-        _drop_unused(node, session, opening)
-
-
 def _drop_unused(node: Node, session: Session, opening: str) -> None:
     # Held until the end of the transaction, like in accept: between a look and the deletion no
     # other job can come to refer to the same file.

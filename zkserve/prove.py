@@ -10,7 +10,6 @@ import time
 from collections.abc import Collection
 
 from sqlalchemy import select
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from zkserve import budgets, log, openings
@@ -21,7 +20,6 @@ from zkserve.errors import (
     EngineFailed,
     IdempotencyConflict,
     JobCancelled,
-    LeakBudgetSpent,
     ProofInvalid,
     Unavailable,
     ZkserveError,
@@ -65,7 +63,13 @@ def replay(
 
     """
     with node.database.snapshot() as session:
-        job = jobs.by_key(session, tenant, idempotency_key)
+        return _replay(session, tenant, idempotency_key, fingerprints)
+
+
+def _replay(
+    session: Session, tenant: str, idempotency_key: str, fingerprints: Collection[str | None]
+) -> JobRow | None:
+    job = jobs.by_key(session, tenant, idempotency_key)
     if job is not None and job.request_sha256 not in fingerprints:
         raise IdempotencyConflict(
             f"Idempotency-Key {idempotency_key[:64]!r} was used with another body.",
@@ -87,24 +91,26 @@ def accept(
 ) -> JobRow:
     """Promise a proof: what is returned is stored and enqueued, whatever dies from here on.
 
-    The same key and body give the same job.
+    The same key and body give the same job, whatever has run out since.
 
     Raises:
         IdempotencyConflict: the key came with another body.
+        VersionDeprecated: the version reveals its weights and was deprecated.
         LeakBudgetSpent: the proof would reveal more of the weights than may be.
         Unavailable: too many jobs are open, the disk is nearly full, or the database is down.
 
     """
-    if idempotency_key is not None:
-        known = replay(
-            node, tenant=tenant, idempotency_key=idempotency_key, fingerprints=(request_sha256,)
-        )
-        if known is not None:
-            return known
-    openings.require_disk(node)
     opening = sha256_hex(prediction.opening)
     try:
         with node.database.session() as session:
+            if idempotency_key is not None:
+                # Before anything is counted: the same request may just have taken the last of it.
+                node.database.lock(session, f"idempotency-key/{tenant}/{idempotency_key}")
+                known = _replay(session, tenant, idempotency_key, (request_sha256,))
+                if known is not None:
+                    return known
+            openings.require_disk(node)
+            budgets.require_offered(session, version)
             open_jobs = jobs.open_count(session)
             if open_jobs >= max_open_jobs:
                 raise Unavailable(f"{open_jobs} jobs are open.", remedy="Try again later.")
@@ -123,16 +129,6 @@ def accept(
             )
             queue.enqueue(session, "prove", PROOFS, job.id)
         return job
-    except IntegrityError:
-        openings.drop(node, opening)
-        if idempotency_key is None:
-            raise
-        known = replay(
-            node, tenant=tenant, idempotency_key=idempotency_key, fingerprints=(request_sha256,)
-        )
-        if known is None:
-            raise
-        return known
     except OSError as exc:
         raise Unavailable("The disk refused to store the job.", remedy="Try again later.") from exc
 
@@ -337,7 +333,7 @@ def retry(node: Node, queue: JobQueue, job_id: str) -> JobRow:
             state, workflow, name = JobState.STORED, "settle", SETTLE
         elif job.opening is not None:
             _, version = versions.get(session, job.version_id)
-            budgets.require(node.database, session, version, besides=job_id)
+            budgets.require(node.database, session, version)
             state, workflow, name = JobState.RETRY, "prove", PROOFS
         elif _requested_on_chain(session, job):
             state, workflow, name = JobState.ACCEPTED, "fulfil", CHAIN
@@ -387,12 +383,6 @@ def _stored(node: Node, job_id: str, proof: Proof) -> bool:
             job = jobs.get(session, job_id, lock=True)
             if JobState(job.state) is not JobState.PROVING:
                 return True  # cancelled, or another worker was first: a late result loses
-            _, version = versions.get(session, job.version_id)
-            try:
-                budgets.require(node.database, session, version, besides=job_id, made=True)
-            except LeakBudgetSpent as exc:
-                jobs.fail(session, job, exc)
-                return True  # the proof goes nowhere
             job.proof = node.artifacts.put(proof.data)
             job.prove_s = proof.prove_s
             job.prove_cpu_s = proof.prove_cpu_s

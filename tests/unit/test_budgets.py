@@ -1,23 +1,25 @@
-"""No proof is promised or released past a leak budget: not in a race, not after a crash."""
+"""No proof is promised past a leak budget; what is promised is proved: in races, after crashes."""
 
 from __future__ import annotations
 
+import random
 import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from queue import Queue
 
 import numpy as np
 import pytest
-from sqlalchemy import update
 
 from tests import fakes
-from zkserve import budgets, fulfil, prove
-from zkserve.engines.base import Limits
-from zkserve.errors import ChildKilled, InputOutOfRange, LeakBudgetSpent
+from zkserve import budgets, fulfil, prove, register
+from zkserve.engines.base import Limits, Prediction
+from zkserve.errors import ChildKilled, InputOutOfRange, LeakBudgetSpent, VersionDeprecated
 from zkserve.node import Node
-from zkserve.receipt import manifest_from_dict, manifest_to_dict
+from zkserve.receipt import manifest_from_dict
 from zkserve.store import jobs
 from zkserve.store.queue import JobQueue
 from zkserve.store.tables import JobRow, VersionRow
@@ -183,46 +185,167 @@ def test_of_many_at_once_only_the_budget_is_accepted(
 
 
 @both_databases
-def test_of_two_workers_that_race_for_the_last_proof_one_releases_it(
+def test_one_request_sent_twice_at_once_takes_the_last_proof_once(
+    node: Node, queue: JobQueue, leaking: VersionRow
+) -> None:
+    finish(node, queue, accept(node, queue, leaking))
+    predictions = [prove.predict(node, leaking, INPUT) for _ in range(4)]
+
+    def ask(prediction: Prediction) -> str:
+        return prove.accept(
+            node,
+            queue,
+            leaking,
+            prediction,
+            tenant="acme",
+            idempotency_key="one",
+            request_sha256="aa",
+            max_open_jobs=100,
+        ).id
+
+    with ThreadPoolExecutor(4) as threads:
+        with node.database.session() as session:  # all of them come to wait for the budget
+            node.database.lock(session, budgets._LOCK)
+            asked = [threads.submit(ask, prediction) for prediction in predictions]
+            time.sleep(0.3)
+        assert len({job.result() for job in asked}) == 1
+    assert made(node, leaking) == 2
+
+
+@one_database
+@pytest.mark.parametrize("first_done", ["coarse", "fine"])
+def test_what_was_promised_is_proved_whatever_overtakes_it(
+    node: Node, queue: JobQueue, first_done: str
+) -> None:
+    coarse = fakes.publish(node, "coarse", leak=one_of(100), weights_digests=SHARED)
+    fine = fakes.publish(node, "fine", leak=one_of(100, proofs=3), weights_digests=SHARED)
+    promised = {"coarse": accept(node, queue, coarse), "fine": accept(node, queue, fine)}
+    with pytest.raises(LeakBudgetSpent):
+        accept(node, queue, coarse)
+    for name in sorted(promised, reverse=first_done == "fine"):
+        assert finish(node, queue, promised[name]).state == JobState.DONE
+    assert made(node, fine) == 2
+    with pytest.raises(LeakBudgetSpent):
+        accept(node, queue, coarse)
+    finish(node, queue, accept(node, queue, fine))
+    with pytest.raises(LeakBudgetSpent):
+        accept(node, queue, fine)
+
+
+def one_of(bits_per_proof: int, *, proofs: int = 1) -> LeakBudget:
+    return LeakBudget(
+        bits_per_proof=bits_per_proof, secret_bits=4 * bits_per_proof * proofs, proofs=proofs
+    )
+
+
+@both_databases
+def test_promises_hold_and_budgets_too_while_versions_are_asked_and_proved_at_once(
+    node: Node, queue: JobQueue
+) -> None:
+    """Requests of three versions of the same weights race, and so do the workers behind them.
+
+    The jobs of the smallest budget are proved last, when more is revealed than it allows.
+    """
+    coarse = fakes.publish(node, "coarse", leak=one_of(100, proofs=3), weights_digests=SHARED)
+    offered = [
+        coarse,
+        fakes.publish(node, "middle", leak=one_of(70, proofs=8), weights_digests=SHARED),
+        fakes.publish(node, "fine", leak=one_of(200, proofs=5), weights_digests=SHARED),
+    ]
+    predictions = {version.id: prove.predict(node, version, INPUT) for version in offered}
+    asked = [version for _ in range(6) for version in offered]
+    random.Random(1).shuffle(asked)
+    promised: Queue[JobRow | None] = Queue()
+    overtaken = accept(node, queue, coarse)
+    together = threading.Barrier(4)
+
+    def ask(mine: list[VersionRow]) -> list[JobRow]:
+        together.wait()
+        jobs_of_mine = []
+        for version in mine:
+            try:
+                job = prove.accept(
+                    node,
+                    queue,
+                    version,
+                    predictions[version.id],
+                    tenant="acme",
+                    idempotency_key=None,
+                    request_sha256=None,
+                    max_open_jobs=100,
+                )
+            except LeakBudgetSpent:
+                continue
+            jobs_of_mine.append(job)
+            if version is not coarse:
+                promised.put(job)
+        return jobs_of_mine
+
+    def work() -> None:
+        while (job := promised.get()) is not None:
+            finish(node, queue, job)
+
+    with ThreadPoolExecutor(8) as threads:
+        workers = [threads.submit(work) for _ in range(4)]
+        asking = [threads.submit(ask, asked[number::4]) for number in range(4)]
+        accepted = [overtaken, *(job for some in asking for job in some.result())]
+        for job in accepted:
+            if job.version_id == coarse.id:
+                promised.put(job)
+        for _ in workers:
+            promised.put(None)
+        for worker in workers:
+            worker.result()
+    ended = [row(node, job) for job in accepted]
+    assert {job.state for job in ended} == {JobState.DONE}
+    bits = {version.id: leak_of(version).bits_per_proof for version in offered}
+    revealed = sum(bits[job.version_id] for job in ended)
+    assert 1000 - 200 < revealed <= 1000, "what the finest allows, to the last whole proof of it"
+    with node.database.snapshot() as session:
+        for version in offered:
+            assert budgets.spent_bits(session, version) == revealed
+    # In the order in which they were promised each was within the budget of its own version.
+    total = 0
+    for job in sorted(ended, key=lambda job: job.created_at):
+        total += bits[job.version_id]
+        assert total <= leak_of(next(v for v in offered if v.id == job.version_id)).bits
+
+
+def leak_of(version: VersionRow) -> LeakBudget:
+    leak = manifest_from_dict(version.manifest).leak
+    assert leak is not None
+    return leak
+
+
+@both_databases
+def test_a_share_freed_and_taken_by_another_is_not_had_twice(
     node: Node, queue: JobQueue, engine: fakes.FakeEngine, leaking: VersionRow
 ) -> None:
-    """Two jobs were accepted; then the budget shrank to one proof, as by a version beside it."""
-    first, second = accept(node, queue, leaking), accept(node, queue, leaking)
-    shrink(node, leaking, proofs=1)
-    together = threading.Barrier(2)
+    """A proof that comes late, of a job that failed meanwhile, goes nowhere."""
+    finish(node, queue, accept(node, queue, leaking))
+    late = accept(node, queue, leaking)
+    proved, taken = threading.Event(), threading.Event()
     real = engine.check_opening
 
-    def at_once(*arguments: object) -> list[float]:
-        together.wait()
+    def slowly(*arguments: object) -> list[float]:
+        if not proved.is_set():
+            proved.set()
+            assert taken.wait(30)
         return real(*arguments)  # type: ignore[arg-type]
 
-    engine.check_opening = at_once  # type: ignore[method-assign]
-
-    def work(job: JobRow) -> JobRow:
-        return finish(node, queue, job)
-
-    with ThreadPoolExecutor(2) as threads:
-        ended = list(threads.map(work, [first, second]))
-    assert {job.state for job in ended} == {JobState.DONE, JobState.FAILED}
-    (failed,) = [job for job in ended if job.state == JobState.FAILED]
-    assert (failed.proof, failed.error_code) == (None, "leak-budget-spent")
-    assert made(node, leaking) == 1
-
-
-def shrink(node: Node, version: VersionRow, proofs: int) -> None:
-    leak = LeakBudget(bits_per_proof=3302, secret_bits=50_000, proofs=proofs)
-    manifest = manifest_from_dict(version.manifest)
-    changed = manifest_to_dict(manifest) | {
-        "leak": {
-            "bits_per_proof": leak.bits_per_proof,
-            "secret_bits": leak.secret_bits,
-            "proofs": leak.proofs,
-        }
-    }
-    with node.database.session() as session:
-        session.execute(
-            update(VersionRow).where(VersionRow.id == version.id).values(manifest=changed)
-        )
+    engine.check_opening = slowly  # type: ignore[method-assign]
+    with ThreadPoolExecutor(1) as threads:
+        work = threads.submit(finish, node, queue, late)
+        assert proved.wait(30)
+        prove.record_failure(node, queue, late.id, InputOutOfRange("no."), attempts=1)
+        other = accept(node, queue, leaking)
+        taken.set()
+        work.result()
+    assert (row(node, late).state, row(node, late).proof) == (JobState.FAILED, None)
+    assert finish(node, queue, other).state == JobState.DONE
+    with pytest.raises(LeakBudgetSpent):
+        prove.retry(node, queue, late.id)
+    assert made(node, leaking) == 2
 
 
 @one_database
@@ -324,3 +447,25 @@ def test_requests_on_chain_past_the_budget_are_not_proved(node: Node, queue: Job
         prove.prove(node, order.id, limits=LIMITS, cancelled=lambda: False)
     assert made(node, version) == 2
     assert fulfil.prepare(node, orders[0].id), "a repeated step asks for no further share"
+
+
+@one_database
+def test_what_was_promised_on_chain_before_a_version_was_deprecated_is_proved(
+    node: Node, queue: JobQueue
+) -> None:
+    version = fakes.publish(
+        node, "open", input_mode=InputMode.PUBLIC, leak=TWO, weights_digests=SHARED
+    )
+    packed = prove.predict(node, version, INPUT).claim.input
+    with node.database.session() as session:
+        order = fakes.requested(session, version, packed=packed)
+    failed = accept(node, queue, version)
+    prove.record_failure(node, queue, failed.id, InputOutOfRange("no."), attempts=3)
+    register.deprecate(node, None, "open", 1)
+    with pytest.raises(VersionDeprecated):
+        accept(node, queue, version)
+    assert fulfil.prepare(node, order.id)
+    assert finish(node, queue, order).state == JobState.STORED
+    prove.retry(node, queue, failed.id)
+    assert finish(node, queue, failed).state == JobState.DONE
+    assert made(node, version) == 2

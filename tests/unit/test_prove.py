@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +14,7 @@ from tests import fakes
 from zkserve import openings, prove
 from zkserve.artifacts import ArtifactStore
 from zkserve.encoding import context, sha256_hex, to_hex
-from zkserve.engines.base import NO_CONTEXT, Limits
+from zkserve.engines.base import NO_CONTEXT, Limits, Prediction
 from zkserve.errors import (
     ChildKilled,
     Conflict,
@@ -27,7 +29,7 @@ from zkserve.errors import (
 )
 from zkserve.node import Node
 from zkserve.receipt import receipt_from_dict, receipt_to_dict
-from zkserve.store import inputs, jobs
+from zkserve.store import inputs, jobs, versions
 from zkserve.store.queue import JobQueue
 from zkserve.store.tables import JobRow, VersionRow
 from zkserve.types import InputMode, JobState
@@ -143,28 +145,32 @@ def test_the_same_key_and_body_give_the_same_job(
     assert len(_enqueued(queue)) == 2
 
 
-def test_two_at_once_with_one_key_give_one_job(
-    node: Node, queue: JobQueue, accept: Accept, monkeypatch: pytest.MonkeyPatch
+def test_of_many_at_once_with_one_key_one_job_comes_where_there_is_room_for_one(
+    node: Node, queue: JobQueue, version: VersionRow, accept: Accept
 ) -> None:
-    first = accept(idempotency_key="k", request_sha256="aa")
-    monkeypatch.setattr(prove, "replay", _late(prove.replay))
-    second = prove.predict(node, _version(node, first), INPUT)
-    assert accept(idempotency_key="k", request_sha256="aa", prediction=second).id == first.id
-    assert _enqueued(queue) == [first.id]
-    assert not _kept(node, sha256_hex(second.opening))
+    predictions = [prove.predict(node, version, INPUT) for _ in range(4)]  # each of its own salt
+
+    def ask(prediction: Prediction) -> str:
+        options = {"idempotency_key": "k", "request_sha256": "aa", "max_open_jobs": 1}
+        return accept(prediction=prediction, **options).id
+
+    with ThreadPoolExecutor(len(predictions)) as threads:
+        with node.database.session():  # somebody writes: all of them come to wait
+            asked = [threads.submit(ask, prediction) for prediction in predictions]
+            time.sleep(0.3)
+        (job_id,) = {job.result() for job in asked}
+    assert _enqueued(queue) == [job_id]
+    kept = [_kept(node, sha256_hex(prediction.opening)) for prediction in predictions]
+    assert kept.count(True) == 1
 
 
-def _late(real: Callable[..., JobRow | None]) -> Callable[..., JobRow | None]:
-    """Look once before the other request had committed."""
-    calls = iter([True])
-    return lambda *args, **options: None if next(calls, False) else real(*args, **options)
-
-
-def _version(node: Node, job: JobRow) -> VersionRow:
-    with node.database.snapshot() as session:
-        found = session.get(VersionRow, job.version_id)
-        assert found is not None
-        return found
+def test_a_repeated_request_is_answered_whatever_has_run_out(
+    accept: Accept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"idempotency_key": "k", "request_sha256": "aa", "max_open_jobs": 1}
+    first = accept(**options)
+    monkeypatch.setattr(ArtifactStore, "free_bytes", lambda _: 1 << 20)
+    assert accept(**options).id == first.id
 
 
 def test_too_many_open_jobs_are_refused(node: Node, queue: JobQueue, accept: Accept) -> None:
@@ -468,7 +474,9 @@ def test_altered_artifacts_are_not_proved(node: Node, accept: Accept) -> None:
     job = accept()
     assert job.opening is not None
     sealed = {path.stem: path for path in node.artifacts.folder.rglob("*.age")}
-    shutil.copy(sealed[_version(node, job).onnx_sha256], sealed[job.opening])
+    with node.database.snapshot() as session:
+        _, version = versions.get(session, job.version_id)
+    shutil.copy(sealed[version.onnx_sha256], sealed[job.opening])
     with pytest.raises(ZkserveError, match="altered"):
         _prove(node, job)
 

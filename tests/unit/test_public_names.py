@@ -78,6 +78,7 @@ CODES = {
     "unavailable",
     "unprofitable",
     "leak-budget-spent",
+    "version-deprecated",
 }
 
 
