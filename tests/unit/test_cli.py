@@ -86,7 +86,7 @@ def commands(
 
 
 COMMANDS = dict(commands())
-READ_NO_SETTINGS = {("verify",), ("demo",), ("srs", "import"), ("storage", "new-key")}
+READ_NO_SETTINGS = {("verify",), ("demo",), ("card",), ("srs", "import"), ("storage", "new-key")}
 each_command = pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
 
 

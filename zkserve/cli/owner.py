@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from zkserve import log
 from zkserve.cli.console import JsonErrorsFlag, JsonFlag, answer, progress, read_settings
@@ -23,6 +24,7 @@ if TYPE_CHECKING:  # imported when called: `serve` must stay light, and --help q
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(publish)
+    app.command()(card)
     app.command()(deprecate)
     app.command()(serve)
     app.command()(work)
@@ -190,6 +192,20 @@ def open_chain(settings: Settings) -> Chain:
             remedy="Set ZKSERVE_RPC_URL and ZKSERVE_SIGNER_KEY.",
         )
     return Chain(settings.rpc_url, signer_key=key, max_fee_gwei=settings.max_fee_gwei)
+
+
+def card(
+    path: Annotated[Path, typer.Argument(help="A folder circuits/NAME that was published.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Print what belongs into a model card of how the weights are bound, and of their leak budget.
+
+    Read from the folder's circuit.lock. Example: `zkserve card circuits/breast_cancer`
+    """
+    from zkserve import card as use_case
+
+    said = use_case.weights(path)
+    answer({"weights": said}, as_json, escape(said))
 
 
 def deprecate(
