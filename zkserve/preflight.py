@@ -368,8 +368,8 @@ def _unknown(recipe: Recipe, calibration: int) -> tuple[str, ...]:
     said = []
     if not calibration:
         said.append(
-            "There are no samples, which publishing needs: lookup tables are those of drawn inputs, "
-            "and nothing checks that calibration covers real ones."
+            "There are no samples, which publishing needs: lookup tables are those of drawn "
+            "inputs, and nothing checks that calibration covers real ones."
         )
     said.append(
         "How far the circuit will be from the float model: publishing measures it on held-out "
