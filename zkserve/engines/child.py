@@ -2,14 +2,16 @@
 
 A child is spawned, never forked; it has its own session, its own private folder in memory (working
 directory, ``HOME``, ``TMPDIR`` and ezkl's cache) and a bare environment without our secrets. It
-dies with its parent. The parent polls resident memory, time and cancellation about twenty times a
-second and kills the whole process group when a bound is passed. Nothing the child prints is shown:
-it may hold inputs. No child has a network. One that is given a :class:`Reach` is confined to it,
-see :mod:`zkserve.engines.sandbox`: that is how all that parses an untrusted model starts.
+dies with its parent. The parent looks at what it holds (:mod:`zkserve.engines.holdings`), at the
+time and at cancellation about twenty times a second and kills the whole process group when a bound
+is passed. Nothing the child prints is shown: it may hold inputs. No child has a network. One that
+is given a :class:`Reach` is confined to it, see :mod:`zkserve.engines.sandbox`: that is how all
+that reads an untrusted model, or a circuit, starts.
 
 Protocol: one JSON line a call on the child's standard input, ``{"target", "arguments"}``, where the
 target is ``"module:function"``; JSON lines come back on a pipe of their own: any number of
-``{"progress"}`` and then ``{"value", "peak_rss_bytes", "cpu_s"}`` or ``{"error"}``.
+``{"progress"}`` and then ``{"value", "peak_rss_bytes", "cpu_s"}`` or ``{"error"}``. Its halves are
+:mod:`zkserve.engines.answering` in the child and :mod:`zkserve.engines.replies` here.
 """
 
 from __future__ import annotations
