@@ -134,6 +134,7 @@ def meddle(*, file: str, parent: int) -> dict[str, str]:
             "a file of memory": lambda: os.memfd_create("none"),
             "a secret memory": lambda: call("syscall", 447, 0),
             "be unseen": lambda: call("prctl", 4, 0, 0, 0, 0),
+            "outlive the parent": lambda: call("prctl", 1, 0, 0, 0, 0),
             "own descriptors": lambda: call("syscall", 436, 200, 201, 2),
         }
     )

@@ -377,8 +377,9 @@ def _filter_calls(*, confined: bool) -> None:
         refuse("tgkill", errno.EPERM, _Comparison(0, _DIFFERENT, os.getpid(), 0))
         refuse("prlimit64", errno.EPERM, _Comparison(0, _DIFFERENT, 0, 0))
         refuse("sched_setaffinity", errno.EPERM, _Comparison(0, _DIFFERENT, 0, 0))
-        # Who may not be looked at cannot be measured.
-        refuse("prctl", errno.EPERM, _Comparison(0, _MASKED_EQUAL, _INT, _PR_SET_DUMPABLE))
+        # To outlive its parent, or not to be looked at, and so not measured.
+        for what in (_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE):
+            refuse("prctl", errno.EPERM, _Comparison(0, _MASKED_EQUAL, _INT, what))
         for command in (_F_SETOWN, _F_SETSIG, _F_SETOWN_EX):  # signals, when a file is ready
             refuse("fcntl", errno.EPERM, _Comparison(1, _MASKED_EQUAL, _INT, command))
     failed = library.seccomp_load(rules)
