@@ -11,7 +11,7 @@ import pytest
 from tests.chain.anvil_node import Node, running
 from tests.prover.conftest import Proven, Publish
 from zkserve import outbox
-from zkserve.audit import audit
+from zkserve.audit import Audit, audit
 from zkserve.chain import deploy
 from zkserve.chain.adapter import AdapterTerms
 from zkserve.chain.contracts import Binding, ModelCommitment, Registry
@@ -82,9 +82,9 @@ def owner(tmp_path: Path) -> Iterator[Owner]:
     database.close()
 
 
-def check(owner: Owner, version_id: int, bundle: Bundle) -> None:
+def check(owner: Owner, version_id: int, bundle: Bundle) -> Audit:
     reader = Chain(owner.chain._web3.provider.endpoint_uri)
-    audit(reader, owner.registry.address, version_id, bundle, SOLC)
+    return audit(reader, owner.registry.address, version_id, bundle, SOLC)
 
 
 def test_only_the_circuits_own_contracts_pass(
@@ -94,7 +94,14 @@ def test_only_the_circuits_own_contracts_pass(
     other, _ = publish(InputMode.COMMITTED, 1)
     adapter = owner.verifier(committed.bundle, source)
     honest = owner.register("honest", committed.bundle, adapter)
-    check(owner, honest, committed.public)
+    found = {
+        name: check(owner, honest, bundle)
+        for name, bundle in (("public", committed.public), ("private", committed.bundle))
+    }
+    made_again = "The verifying key is what the engine makes of the ONNX model."
+    assert [made_again in audited.established for audited in found.values()] == [False, True]
+    word = [any("ONNX model is the owner's" in line for line in a.caveats) for a in found.values()]
+    assert word == [True, False]
 
     with pytest.raises(BundleMismatch, match="circuit id"):
         check(owner, honest, other)

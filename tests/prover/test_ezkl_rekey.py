@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.models import tiny_onnx
-from zkserve import prove, publish, recipe, register, rekey
+from zkserve import budgets, prove, publish, recipe, register, rekey
 from zkserve.engines import engine
 from zkserve.engines.base import Limits
 from zkserve.errors import LeakBudgetSpent, ModelRejected
@@ -98,6 +98,11 @@ def test_a_spent_model_goes_on_hidden(
     with node.database.snapshot() as session:
         _, leaking = versions.find(session, "leaking")
     assert leaking.weights_digests
+    # The trial of the keys was a proof as well: it is gone, and counts for nothing.
+    kept = {*node.artifacts.in_clear(), *node.artifacts.sealed()}
+    assert kept == set(published.manifest.pins.values())
+    with node.database.snapshot() as session:
+        assert budgets.proofs_made(session, leaking) == 0
     accepted = [accept(node, queue, leaking) for _ in range(leak.proofs)]
     with pytest.raises(LeakBudgetSpent):
         accept(node, queue, leaking)

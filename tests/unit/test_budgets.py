@@ -13,6 +13,8 @@ from queue import Queue
 
 import numpy as np
 import pytest
+from sqlalchemy import delete
+from sqlalchemy.exc import IntegrityError
 
 from tests import fakes
 from zkserve import budgets, fulfil, prove, register
@@ -469,3 +471,49 @@ def test_what_was_promised_on_chain_before_a_version_was_deprecated_is_proved(
     prove.retry(node, queue, failed.id)
     assert finish(node, queue, failed).state == JobState.DONE
     assert made(node, version) == 2
+
+
+@one_database
+def test_a_job_cancelled_over_its_proof_shows_nothing_and_frees_its_share(
+    node: Node, queue: JobQueue, engine: fakes.FakeEngine, leaking: VersionRow
+) -> None:
+    """The proof was made, in memory; nobody gets it."""
+    job = accept(node, queue, leaking)
+    real = engine.check_opening
+
+    def cancelled_meanwhile(*arguments: object) -> list[float]:
+        prove.cancel(node, queue, job.id)
+        return real(*arguments)  # type: ignore[arg-type]
+
+    engine.check_opening = cancelled_meanwhile  # type: ignore[method-assign]
+    stored = set(node.artifacts.folder.rglob("*"))
+    prove.prove(node, job.id, limits=LIMITS, cancelled=lambda: False)
+    assert (row(node, job).state, row(node, job).proof) == (JobState.CANCELLED, None)
+    assert set(node.artifacts.folder.rglob("*")) <= stored
+    assert made(node, leaking) == 0
+
+
+@both_databases
+def test_a_restart_and_another_name_of_the_same_weights_begin_nothing_anew(
+    node: Node, queue: JobQueue, leaking: VersionRow
+) -> None:
+    for _ in range(2):
+        finish(node, queue, accept(node, queue, leaking))
+    restarted = Node.open(data_dir=node.artifacts.folder.parent, database_url=node.database.url)
+    renamed = fakes.publish(restarted, "renamed", leak=TWO, weights_digests=SHARED)
+    for version in (leaking, renamed):
+        assert made(restarted, version) == 2
+        with pytest.raises(LeakBudgetSpent):
+            accept(restarted, queue, version)
+
+
+@both_databases
+@pytest.mark.parametrize("table", [JobRow, VersionRow])
+def test_the_database_lets_no_row_that_counts_be_deleted_by_mistake(
+    node: Node, queue: JobQueue, leaking: VersionRow, table: type[JobRow | VersionRow]
+) -> None:
+    """Not as it is: whoever deletes all that refers to it as well begins anew."""
+    finish(node, queue, accept(node, queue, leaking))
+    with pytest.raises(IntegrityError), node.database.session() as session:
+        session.execute(delete(table))
+    assert made(node, leaking) == 1
