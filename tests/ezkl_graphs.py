@@ -128,6 +128,18 @@ RIGHT = {
         node("GatherElements", ["x", "i"], ["y"], axis=1),
         shape=(1, 1),
     ),
+    "GatherElements, looked up": graph(
+        node("Less", ["x", "t"], ["b"]),
+        node("Cast", ["b"], ["c"], to=TensorProto.INT64),
+        node("Add", ["c", "o"], ["a"]),
+        node("Gather", ["k", "a"], ["r"]),
+        node("Reshape", ["r", "s"], ["i"]),
+        node("GatherElements", ["x", "i"], ["y"], axis=1),
+        t=THRESHOLDS,
+        o=np.array([[0, 1, 2, 0, 1, 2]]),
+        k=np.array([5, 2, 0, 1]),
+        s=np.array([1, SIZE]),
+    ),
     "ArgMax": graph(LARGEST, to_float("i"), shape=(1,)),
     "ArgMax, channels": image(
         node("ArgMax", ["x"], ["i"], axis=1, keepdims=0), to_float("i"), shape=(1, 5, 5)
@@ -186,6 +198,24 @@ WRONG = {
     "Cast to booleans": graph(node("Cast", ["x"], ["i"], to=TensorProto.BOOL), to_float("i")),
     "GatherElements, negative": graph(
         node("GatherElements", ["x", "i"], ["y"], axis=1), shape=(1, 2), i=np.array([[-1, -2]])
+    ),
+    "GatherElements, negative behind a cast": graph(
+        node("Cast", ["i"], ["j"], to=TensorProto.INT64),
+        node("GatherElements", ["x", "j"], ["y"], axis=1),
+        shape=(1, 2),
+        i=np.array([[-1, -2]], np.int32),
+    ),
+    "ReduceMean of integers": graph(
+        node("Less", ["x", "t"], ["b"]),
+        node("Cast", ["b"], ["i"], to=TensorProto.INT32),
+        node("ReduceMean", ["i"], ["m"], axes=[1], keepdims=1),
+        to_float("m"),
+        shape=(1, 1),
+        t=THRESHOLDS,
+    ),
+    "MaxPool, dilated": image(
+        node("MaxPool", ["x"], ["y"], kernel_shape=[2, 2], strides=[4, 4], dilations=[2, 2]),
+        shape=(1, 2, 1, 1),
     ),
     "AveragePool, padding left out": image(
         node("AveragePool", ["x"], ["y"], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -28,7 +29,7 @@ from zkserve.engines.ezkl.claims import (
 from zkserve.engines.ezkl.inputs import Opening
 from zkserve.engines.ezkl.leak import FIELD_BITS
 from zkserve.errors import BundleMismatch, ProofInvalid
-from zkserve.types import InputMode, WeightsMode
+from zkserve.types import InputMode, Scale, WeightsMode
 
 pytestmark = pytest.mark.prover
 LEAKING = [mode for mode in WeightsMode if mode.leaks]
@@ -148,8 +149,51 @@ def test_a_circuit_passed_off_under_another_weights_mode_is_refused(
     proof = ezkl_engine.prove(bundle, prediction.claim, prediction.opening, limits=LIMITS)
     lying = identified(replace(bundle.manifest, weights_mode=WeightsMode.HASHED))
     claim = replace(prediction.claim, circuit_id=lying.circuit_id)
-    with pytest.raises(BundleMismatch, match="modes"):
+    with pytest.raises(BundleMismatch, match="weights mode"):
         ezkl_engine.verify(replace(public_of(bundle), manifest=lying), claim, proof.data)
+
+
+@pytest.mark.parametrize("input_mode", list(InputMode))
+@pytest.mark.parametrize("weights_mode", EzklEngine.weights_modes)
+def test_a_manifest_that_reads_a_circuit_otherwise_is_refused(
+    ezkl_engine: EzklEngine,
+    publish: Publish,
+    samples: FloatArray,
+    weights_mode: WeightsMode,
+    input_mode: InputMode,
+):
+    """Its key is honest, and the contract the key's: proofs would hold of claims in other units."""
+    bundle, _ = publish(input_mode, weights_mode=weights_mode)
+    manifest = bundle.manifest
+    prediction = ezkl_engine.predict(bundle, samples[0])
+    (given,), (count,) = manifest.inputs, manifest.output.shape[1:]
+    other_mode = next(mode for mode in InputMode if mode is not input_mode)
+    lies: list[dict[str, Any]] = [
+        {"parameters": {**manifest.parameters, "input_scale": 3}},
+        {"output_scale": Scale(shift=manifest.output_scale.shift + 1)},
+        {"output_scale": Scale(shift=manifest.output_scale.shift, multiplier=3)},
+        {"output": replace(manifest.output, shape=(1, count + 1))},
+        {"output": replace(manifest.output, shape=(1, count - 1))},
+        {"input_mode": other_mode},
+        *(
+            {"weights_mode": mode, "parameters": {**manifest.parameters, "weights_points": points}}
+            for mode in EzklEngine.weights_modes
+            for points in (0, 1)
+            if mode is not weights_mode
+        ),
+    ]
+    if input_mode is InputMode.PUBLIC:
+        lies.append({"inputs": (replace(given, shape=(1, given.size + 1)),)})
+    for lie in lies:
+        theirs = replace(public_of(bundle), manifest=identified(replace(manifest, **lie)))
+        claim = replace(prediction.claim, circuit_id=theirs.manifest.circuit_id)
+        for look in (
+            lambda: ezkl_engine.check_verifier(theirs),  # noqa: B023 (called here)
+            lambda: ezkl_engine.verify(theirs, claim, b""),  # noqa: B023
+            lambda: ezkl_engine.check_opening(theirs, claim, prediction.opening),  # noqa: B023
+        ):
+            with pytest.raises(BundleMismatch, match=r"by its settings|points of a proof"):
+                look()
 
 
 def test_a_manifest_cannot_count_other_points_than_the_settings_do(
@@ -173,6 +217,26 @@ def test_a_manifest_cannot_count_other_points_than_the_settings_do(
             ezkl_engine.verify(theirs, claim, proof)
         with pytest.raises(BundleMismatch, match="points of a proof"):
             ezkl_engine.check_verifier(theirs)
+
+
+@pytest.mark.parametrize("look", ["verify", "check_verifier"])
+def test_fixed_weights_that_are_not_the_keys_are_refused(
+    ezkl_engine: EzklEngine, publish: Publish, samples: FloatArray, look: str
+):
+    bundle, _ = publish(InputMode.PUBLIC, weights_mode=WeightsMode.FIXED)
+    lying = identified(replace(bundle.manifest, weights="0x" + "11" * 32))
+    theirs = replace(public_of(bundle), manifest=lying)
+    claim = replace(
+        ezkl_engine.predict(bundle, samples[0]).claim,
+        circuit_id=lying.circuit_id,
+        weights=lying.weights,
+    )
+    looks = {
+        "verify": lambda: ezkl_engine.verify(theirs, claim, b""),
+        "check_verifier": lambda: ezkl_engine.check_verifier(theirs),
+    }
+    with pytest.raises(BundleMismatch, match="not those of its verifying key"):
+        looks[look]()
 
 
 @pytest.mark.parametrize("weights_mode", [WeightsMode.HASHED, WeightsMode.FIXED])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import onnx
@@ -22,7 +23,7 @@ def saved(one: OneOperator, folder: Path) -> Path:
 
 @pytest.mark.parametrize("name", WRONG)
 def test_what_is_silently_wrong_is_refused_by_name(name: str, tmp_path: Path):
-    with pytest.raises(ModelRejected, match=WRONG[name].nodes[0].op_type) as refused:
+    with pytest.raises(ModelRejected, match=re.split("[ ,]", name)[0]) as refused:
         faults.load(saved(WRONG[name], tmp_path))
     assert refused.value.remedy
 
@@ -42,7 +43,7 @@ def test_every_operator_that_compares_or_selects_has_been_shown_to_be_right():
 
 def test_an_operator_is_wrong_in_any_form_or_let_in_and_shown_to_be_wrong_still():
     assert not OPERATORS & faults.OPERATORS.keys()
-    shown = {one.nodes[0].op_type for one in WRONG.values()} - OPERATORS
+    shown = {node.op_type for one in WRONG.values() for node in one.nodes} - OPERATORS
     assert faults.OPERATORS.keys() == shown
 
 

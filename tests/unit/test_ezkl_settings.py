@@ -35,6 +35,7 @@ SOUND = {
     "required_lookups": [],
     "model_input_scales": [8],
     "model_output_scales": [16],
+    "model_instance_shapes": [[1, 2]],
 }
 
 
@@ -55,6 +56,8 @@ def test_sound_settings_are_read(tmp_path: Path):
         rows=3120,
         element_bound=1 << 30,
         constants=114,
+        instances=4,
+        outputs=2,
         weights_points=0,
         lookup_range=None,
     )
@@ -127,6 +130,8 @@ def test_settings_that_commit_to_nothing_or_to_something_else_are_refused(
         (("run_args", "output_visibility"), "Private"),
         (("model_output_scales",), [8, 8]),
         (("model_output_scales",), [-1]),
+        (("model_instance_shapes",), []),
+        (("module_sizes", "poseidon"), [1029, []]),
         (("run_args",), None),
     ],
 )
@@ -138,6 +143,19 @@ def test_a_check_switched_off_is_refused(tmp_path: Path, path: tuple[str, ...], 
     inner[path[-1]] = value
     with pytest.raises(BundleMismatch):
         Settings.read(written(tmp_path, settings))
+
+
+@pytest.mark.parametrize(("base", "digits", "fits"), [(1 << 18, 14, True), (1 << 23, 11, False)])
+def test_digits_that_hold_more_than_the_field_are_refused(
+    tmp_path: Path, base: int, digits: int, fits: bool
+):
+    settings = copy.deepcopy(SOUND)
+    settings["run_args"].update(decomp_base=base, decomp_legs=digits)
+    if fits:
+        assert Settings.read(written(tmp_path, settings)).element_bound == 1 << 252
+    else:
+        with pytest.raises(BundleMismatch, match="several spellings"):
+            Settings.read(written(tmp_path, settings))
 
 
 def test_broken_settings_are_refused(tmp_path: Path):

@@ -147,22 +147,51 @@ def check_points(manifest: CircuitManifest, settings: Settings | None = None) ->
         )
 
 
+def check_manifest(manifest: CircuitManifest, settings: Settings) -> None:
+    """Check that a manifest says of its circuit what the pinned ``settings`` say.
+
+    It decides how a claim is read and the settings how the circuit is verified, here and on a
+    chain: where the two differ, a valid proof is of something else than its claim.
+
+    Raises:
+        BundleMismatch: modes, scales, numbers of values or what binds the weights are not the
+            circuit's.
+
+    """
+    inputs = input_size(manifest) if manifest.input_mode is InputMode.PUBLIC else 1
+    hashed = manifest.weights_mode is WeightsMode.HASHED
+    for what, said, found in (
+        ("input mode", manifest.input_mode, settings.input_mode),
+        ("weights mode", manifest.weights_mode, settings.weights_mode),
+        ("input scale", parameter(manifest, "input_scale"), settings.input_scale),
+        ("output scale", manifest.output_scale, settings.output_scale),
+        ("number of outputs", manifest.output.size, settings.outputs),
+        ("number of instances", inputs + hashed + manifest.output.size, settings.instances),
+    ):
+        if said != found:
+            raise BundleMismatch(
+                f"The manifest says that the circuit's {what} is {said}; by its settings it is "
+                f"{found}.",
+                remedy="Do not trust this circuit: its proofs are not of what its claims say.",
+            )
+    check_points(manifest, settings)
+    if manifest.weights_mode is WeightsMode.FIXED and manifest.weights != fixed_weights(
+        manifest.pins["verifying_key"]
+    ):
+        raise BundleMismatch("The manifest's weights are not those of its verifying key.")
+
+
 def check_weights(manifest: CircuitManifest, settings: Settings, proof: bytes) -> None:
     """Check that a proof is of the manifest's weights, where ezkl itself compares nothing.
 
-    In ``hashed`` that is an instance, which the proof shows (:func:`to_instances`).
+    In ``hashed`` that is an instance, which the proof shows (:func:`to_instances`), in ``fixed``
+    the verifying key (:func:`check_manifest`).
 
     Raises:
-        BundleMismatch: the manifest's weights are not those of its verifying key (``fixed``), or it
-            counts other points than the settings (``polycommit``).
         ProofInvalid: the proof begins with commitments to other weights (``polycommit``).
 
     """
-    check_points(manifest, settings)
-    if manifest.weights_mode is WeightsMode.FIXED:
-        if manifest.weights != fixed_weights(manifest.pins["verifying_key"]):
-            raise BundleMismatch("The manifest's weights are not those of its verifying key.")
-    elif manifest.weights_mode is WeightsMode.POLYCOMMIT:
+    if manifest.weights_mode is WeightsMode.POLYCOMMIT:
         found = polycommit_weights(proof, settings.weights_points)
         if found != manifest.weights:
             raise ProofInvalid("The proof is of other weights: it begins with another commitment.")

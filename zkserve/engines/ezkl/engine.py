@@ -34,6 +34,7 @@ from zkserve.engines.ezkl import building, children, leak
 from zkserve.engines.ezkl.claims import (
     check_batch,
     check_length,
+    check_manifest,
     check_points,
     check_weights,
     decode_opening,
@@ -201,7 +202,7 @@ class EzklEngine:
     ) -> Prediction:
         """Run the circuit on one input in its warm child; see :meth:`Engine.predict`."""
         manifest = bundle.manifest
-        settings = Settings.read(self._pinned(bundle, "settings")["settings"])
+        _, settings = self._circuit(bundle)
         shape = salt_shape(manifest)
         opening = Opening(
             values=quantise(
@@ -221,7 +222,7 @@ class EzklEngine:
 
     def _predict(self, bundle: Bundle, opening: Opening) -> Prediction:
         manifest = bundle.manifest
-        files = self._pinned(bundle, "settings", "compiled")
+        files, _ = self._circuit(bundle, "compiled")
         instances: list[int] = self._ask_warm(
             "witness",
             children.reading(files),
@@ -245,7 +246,9 @@ class EzklEngine:
     ) -> Proof:
         """Prove a claim in a child of its own, bound to no context; see :meth:`Engine.prove`."""
         del context
-        files = self._pinned(bundle, *(building.FILES.keys() - {"model", "verifier_source"}), "srs")
+        files, settings = self._circuit(
+            bundle, *(building.FILES.keys() - {"model", "verifier_source"}), "srs"
+        )
         instances = to_instances(bundle.manifest, claim)
         opened = decode_opening(bundle.manifest, opening)
         answer = children.prove(
@@ -258,7 +261,7 @@ class EzklEngine:
         )
         data = bytes.fromhex(answer.value["proof"])
         check_length(bundle.manifest, data)
-        check_weights(bundle.manifest, Settings.read(files["settings"]), data)
+        check_weights(bundle.manifest, settings, data)
         return Proof(
             data=data,
             prove_s=answer.wall_s,
@@ -270,15 +273,8 @@ class EzklEngine:
         self, bundle: Bundle, claim: Claim, proof: bytes, *, limits: Limits = VERIFY_LIMITS
     ) -> None:
         """Return if ``proof`` proves ``claim``; see :meth:`Engine.verify`."""
-        files = self._pinned(bundle, "settings", "verifying_key", "verifier_srs")
-        settings = Settings.read(files["settings"])
+        files, settings = self._circuit(bundle, "verifying_key", "verifier_srs")
         manifest = bundle.manifest
-        if (settings.input_mode, settings.weights_mode, settings.output_scale) != (
-            manifest.input_mode,
-            manifest.weights_mode,
-            manifest.output_scale,
-        ):
-            raise BundleMismatch("The manifest's modes or output scale are not the circuit's.")
         instances = to_instances(manifest, claim)
         check_length(manifest, proof)
         check_weights(manifest, settings, proof)
@@ -340,6 +336,7 @@ class EzklEngine:
         manifest = bundle.manifest
         if manifest.input_mode is not InputMode.PUBLIC:
             raise InvalidInput("This circuit's inputs are committed, not public.")
+        self._circuit(bundle)
         integers = unpack(packed, size=input_size(manifest))
         scale = Scale(shift=parameter(manifest, "input_scale"))
         values = np.array([scale.to_real(integer) for integer in integers], dtype=np.float32)
@@ -351,6 +348,7 @@ class EzklEngine:
     def check_opening(self, bundle: Bundle, claim: Claim, opening: bytes) -> list[float]:
         """Return the input that ``claim`` shows or commits to; see :meth:`Engine.check_opening`."""
         manifest = bundle.manifest
+        self._circuit(bundle)
         opened = decode_opening(manifest, opening)
         if manifest.input_mode is InputMode.PUBLIC:
             expected = pack(opened.values)
@@ -367,8 +365,7 @@ class EzklEngine:
 
     def check_verifier(self, bundle: Bundle, *, limits: Limits = _DEFAULT_LIMITS) -> None:
         """Export the verifier again from key and settings; see :meth:`Engine.check_verifier`."""
-        files = self._pinned(bundle, "settings", "verifying_key", "verifier_srs", "verifier_source")
-        check_points(bundle.manifest, Settings.read(files["settings"]))
+        files, _ = self._circuit(bundle, "verifying_key", "verifier_srs", "verifier_source")
         source: str = run_child(
             children.STEPS + "export_verifier",
             limits=limits,
@@ -400,6 +397,13 @@ class EzklEngine:
             return self._warm.call(
                 children.STEPS + step, reach=reach, limits=PREDICT_LIMITS, **arguments
             ).value
+
+    def _circuit(self, bundle: Bundle, *names: str) -> tuple[dict[str, Path], Settings]:
+        """Return settings and named files of a circuit that its manifest does not misstate."""
+        files = self._pinned(bundle, "settings", *names)
+        settings = Settings.read(files["settings"])
+        check_manifest(bundle.manifest, settings)
+        return files, settings
 
     def _pinned(self, bundle: Bundle, *names: str) -> dict[str, Path]:
         """Return the named files of a bundle once they, the engine and the id are as pinned."""

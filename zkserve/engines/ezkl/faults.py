@@ -7,7 +7,7 @@ let in; what :func:`find` yields is wrong in some forms only. Runs in a disposab
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -29,7 +29,15 @@ OPERATORS: Mapping[str, str] = MappingProxyType(
     }
 )
 """What it makes of each operator that is refused in any form, said of ezkl."""
-_NOT_NEGATIVE = frozenset({"Abs", "Relu", "Sigmoid"})
+_NEVER_NEGATIVE = frozenset(
+    {"Abs", "And", "ArgMax", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or"}
+    | {"Relu", "Sigmoid", "Xor"}
+)
+_AS_FIRST_INPUT = frozenset(
+    {"Cast", "Flatten", "Gather", "GatherElements", "Identity", "Reshape", "Slice", "Squeeze"}
+    | {"Transpose", "Unsqueeze"}
+)
+_AS_ALL_INPUTS = frozenset({"Add", "Concat", "Mul"})
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE})
 
 
@@ -76,10 +84,12 @@ def find(model: onnx.ModelProto) -> Iterator[Fault]:
         value.name: value.type.tensor_type.elem_type for value in [*graph.value_info, *graph.input]
     }
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    makers: dict[str, NodeProto] = {}
+    not_negative = {name for name, array in constants.items() if not np.any(array < 0)}
     for node in graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
-            constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+            array = constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+            if not np.any(array < 0):
+                not_negative.add(node.output[0])
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         match node.op_type:
             case "AveragePool":
@@ -99,18 +109,43 @@ def find(model: onnx.ModelProto) -> Iterator[Fault]:
                         "Compare with a constant (Less, Greater) instead of casting.",
                     )
             case "GatherElements":
-                index = constants.get(node.input[1])
-                if index is not None and np.any(index < 0):
-                    yield Fault(node, "reads other elements at negative indices", "Add the size.")
+                if node.input[1] not in not_negative:
+                    yield Fault(
+                        node,
+                        "reads other elements at negative indices",
+                        "Make it of what cannot be negative: constants, ArgMax, comparisons, sums.",
+                    )
+            case "ReduceMean":
+                if kinds.get(node.input[0]) not in _FLOATS:
+                    yield Fault(
+                        node,
+                        "keeps the fractions that means of integers drop",
+                        "Cast to float before the mean.",
+                    )
             case "MaxPool":
-                source = makers.get(node.input[0])
-                if _padded(attributes) and (source is None or source.op_type not in _NOT_NEGATIVE):
+                if any(step != 1 for step in attributes.get("dilations", [])):
+                    yield Fault(
+                        node,
+                        "takes neighbours where the window is dilated",
+                        "Do not dilate; or pool a Slice with steps.",
+                    )
+                if _padded(attributes) and node.input[0] not in not_negative:
                     yield Fault(
                         node,
                         "pads with zeros, which are larger than negative numbers",
                         "Put the Relu before the pooling, or do not pad.",
                     )
-        makers.update((name, node) for name in node.output)
+        if _keeps_from_zero(node, not_negative):
+            not_negative.update(node.output)
+
+
+def _keeps_from_zero(node: NodeProto, not_negative: Set[str]) -> bool:
+    """Return whether all that a node puts out is 0 or more, as far as its operators show it."""
+    if node.op_type in _AS_FIRST_INPUT:
+        return node.input[0] in not_negative
+    if node.op_type in _AS_ALL_INPUTS:
+        return set(node.input) <= not_negative
+    return node.op_type in _NEVER_NEGATIVE
 
 
 def _padded(attributes: dict[str, Any]) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zkserve.encoding import parse_json
+from zkserve.encoding import FIELD_MODULUS, parse_json
 from zkserve.errors import BundleMismatch, InputOutOfRange
 from zkserve.types import InputMode, Scale, WeightsMode
 
@@ -31,6 +32,10 @@ class Settings:
     """Magnitudes of quantised inputs stay below this: the circuit's decompositions cover it."""
     constants: int
     """Distinct constants, which in ``fixed`` the weights are among: public, like all of this."""
+    instances: int
+    """Field elements that each proof shows."""
+    outputs: int
+    """How many of them, the last ones, are outputs."""
     weights_points: int
     """Points that begin a proof and commit to the weights: a column each; 0 but in polycommit."""
     lookup_range: tuple[int, int] | None
@@ -83,10 +88,17 @@ class Settings:
                 f"The circuit's settings commit to {committed} cells in weights mode "
                 f"{str(weights_mode)!r}."
             )
+        shown = [math.prod(shape) for shape in settings["model_instance_shapes"]]
+        (hashes,) = settings["module_sizes"]["poseidon"][1]
         minimum, maximum = run_args["lookup_range"]
         base, digits = run_args["decomp_base"], run_args["decomp_legs"]
         if not (2 <= base <= _MAX_BASE and 1 <= digits <= _MAX_DIGITS):
             raise BundleMismatch(f"The circuit's settings have {digits} digits of base {base}.")
+        if 2 * base**digits >= FIELD_MODULUS:
+            raise BundleMismatch(
+                f"The circuit's settings have {digits} digits of base {base}: they hold more than "
+                "the field, so that a number has several spellings and no certain sign."
+            )
         return cls(
             input_mode=mode,
             weights_mode=weights_mode,
@@ -96,6 +108,8 @@ class Settings:
             rows=settings["num_rows"],
             element_bound=base**digits,
             constants=settings["total_const_size"],
+            instances=sum(shown) + hashes,
+            outputs=shown[-1],
             weights_points=sum(columns_of(cells, run_args["logrows"]) for cells in committed),
             lookup_range=(minimum, maximum) if settings["required_lookups"] else None,
         )
