@@ -8,13 +8,14 @@ Keys are drawn fresh and funded by the node; nothing is left running, whatever h
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +25,7 @@ from eth_abi.abi import encode
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 
-from zkserve import audit, outbox, publish, recipe, register, verify
+from zkserve import audit, outbox, publish, recipe, register, runtime, verify
 from zkserve.chain import deploy
 from zkserve.chain.contracts import Market, Registry
 from zkserve.chain.interfaces import interface
@@ -72,6 +73,7 @@ def run(folder: Path, progress: Progress) -> dict[str, Any]:
     shown.mkdir(mode=0o700, parents=True)  # it will hold private openings
     with ExitStack() as stack:
         data_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zkserve-demo-")))
+        stack.enter_context(_runtime_folder())
         processes = stack.enter_context(Processes(shown / "logs"))
         accounts = {name: Account.create() for name in ("owner", "clinic", "patient")}
         progress("starting a chain")
@@ -188,6 +190,7 @@ class _Demo:
     def _start_service(self, contracts: deploy.Ledger, url: str) -> None:
         environment = {
             "ZKSERVE_DATA_DIR": str(self.data_dir),
+            runtime.VARIABLE: str(runtime.root()),
             "ZKSERVE_DATABASE_URL": self._database_url,
             "ZKSERVE_PORT": url.rpartition(":")[2],
             "ZKSERVE_RPC_URL": self.rpc_url,
@@ -302,6 +305,23 @@ class _Demo:
             expected_circuit=circuit_id,
             opening=(self.folder / f"{name}.opening.json").read_bytes(),
         )
+
+
+@contextmanager
+def _runtime_folder() -> Iterator[None]:
+    """Have what lies in clear in a folder of this demo alone, which goes with it whoever is killed.
+
+    It is in the runtime folder that was set, if one was.
+    """
+    before = os.environ.get(runtime.VARIABLE)
+    with runtime.private_folder() as folder:
+        os.environ[runtime.VARIABLE] = str(folder)
+        try:
+            yield
+        finally:
+            del os.environ[runtime.VARIABLE]
+            if before is not None:
+                os.environ[runtime.VARIABLE] = before
 
 
 def _start_chain(processes: Processes, anvil: Path, accounts: dict[str, LocalAccount]) -> str:

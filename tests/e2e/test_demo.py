@@ -53,6 +53,11 @@ class Demo:
     temporary: Path
     mark: str
 
+    @property
+    def memory(self) -> Path:
+        """The runtime folder that it was given."""
+        return self.temporary / "runtime"
+
     def running(self) -> dict[int, str]:
         """Return the command of each live process of this demo, wherever it was moved to."""
         found = {}
@@ -144,6 +149,7 @@ def test_the_demo_proves_settles_and_verifies_two_predictions(demo: Demo):
         assert (demo.folder / "demo" / f"{name}.receipt.json").is_file()
     demo.wait_until_gone()
     assert not list(demo.temporary.glob("zkserve-demo-*"))
+    assert not list(demo.memory.iterdir())
 
 
 def test_an_interrupted_demo_cleans_up(demo: Demo):
@@ -154,8 +160,25 @@ def test_an_interrupted_demo_cleans_up(demo: Demo):
     assert demo.process.wait(60) == 130, demo.output()
     demo.wait_until_gone()
     assert not list(demo.temporary.glob("zkserve-demo-*"))
+    assert not list(demo.memory.iterdir())
     assert not (demo.folder / "demo.json").exists()
     assert "Traceback" not in demo.output()
+
+
+def test_what_a_demo_opens_lies_in_the_runtime_folder_that_was_set_and_goes_with_it(demo: Demo):
+    """Also where service and worker are killed, which leave their clear copies behind."""
+    demo.wait_for("anvil", "zkserve serve", "zkserve work")
+    end = time.monotonic() + STEP_TIMEOUT_S
+    while not [path for path in demo.memory.rglob("*") if len(path.name) == 64]:
+        assert time.monotonic() < end, "no clear copy is in it"
+        assert demo.process.poll() is None, demo.output()
+        time.sleep(0.05)
+    for pid, command in demo.running().items():
+        if command.endswith(("zkserve serve", "zkserve work")):
+            os.kill(pid, signal.SIGKILL)
+    assert demo.process.wait(STEP_TIMEOUT_S) == 1, demo.output()
+    demo.wait_until_gone()
+    assert not list(demo.memory.iterdir())
 
 
 def test_a_demo_interrupted_while_it_builds_cleans_up(demo: Demo):
@@ -164,6 +187,7 @@ def test_a_demo_interrupted_while_it_builds_cleans_up(demo: Demo):
     assert demo.process.wait(60) == 130, demo.output()
     demo.wait_until_gone()
     assert not list(demo.temporary.glob("zkserve-demo-*"))
+    assert not list(demo.memory.iterdir())
 
 
 def test_a_demo_told_to_end_cleans_up(demo: Demo):
@@ -172,6 +196,7 @@ def test_a_demo_told_to_end_cleans_up(demo: Demo):
     assert demo.process.wait(60) != 0
     demo.wait_until_gone()
     assert not list(demo.temporary.glob("zkserve-demo-*"))
+    assert not list(demo.memory.iterdir())
 
 
 def test_what_a_killed_demo_started_ends_with_it(demo: Demo):
