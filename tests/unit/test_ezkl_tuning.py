@@ -20,7 +20,7 @@ from zkserve.engines.child import Answer
 from zkserve.engines.ezkl import tuning
 from zkserve.engines.ezkl.options import Options
 from zkserve.engines.ezkl.tuning import Layout, Numbers, Price
-from zkserve.errors import JobCancelled, ModelRejected, RecipeInvalid
+from zkserve.errors import EngineFailed, JobCancelled, ModelRejected, RecipeInvalid
 from zkserve.lock import LOCK_NAME
 from zkserve.recipe import Recipe, load
 from zkserve.samples import Samples
@@ -233,6 +233,31 @@ def test_a_damaged_result_is_not_used(
     file.write_bytes(kept)
     assert _tune(model, cache).searched == 11
     assert searcher.calls == 2
+
+
+FOREIGN: list[dict[str, Any]] = [
+    {"options": {"leak_fraction": 0.5}},
+    {"options": FOUND["options"] | {"freivalds": True}},
+    {"options": {"scale": "8"}},
+    {"options": [["scale", 8]]},
+    {"max_abs": float("nan")},
+    {"surprise": 1},
+]
+
+
+@pytest.mark.parametrize("foreign", FOREIGN)
+def test_nothing_is_taken_that_tuning_does_not_decide(
+    foreign: dict[str, Any], model: Path, tmp_path: Path, searching: Callable[..., _Searcher]
+) -> None:
+    """A file in the data folder or a child taken over could else raise a leak budget."""
+    searching()
+    cache = tmp_path / "cache"
+    _tune(model, cache)
+    (file,) = cache.iterdir()
+    file.write_text(json.dumps(FOUND | foreign))
+    searching(FOUND | foreign)
+    with pytest.raises(EngineFailed, match="none"):
+        _tune(model, cache)
 
 
 @pytest.mark.parametrize("stop", [JobCancelled("Stopped."), ModelRejected("No circuit.")])

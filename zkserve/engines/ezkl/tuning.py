@@ -12,8 +12,8 @@ All is chosen on calibration samples: held-out ones stay unseen for the agreemen
 from __future__ import annotations
 
 import json
+import math
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,12 +21,13 @@ from typing import Any
 
 import numpy as np
 
+from zkserve import runtime
 from zkserve.encoding import canonical_json, parse_json, sha256_file, sha256_hex
 from zkserve.engines.base import Cancelled, CircuitPlan, FloatArray, Limits, Progress
 from zkserve.engines.child import never_cancelled, no_progress, run_child
 from zkserve.engines.ezkl.options import Options
 from zkserve.engines.sandbox import Reach
-from zkserve.errors import InvalidInput, RecipeInvalid
+from zkserve.errors import EngineFailed, InvalidInput, RecipeInvalid
 
 SPACE = 2
 """Version of what is searched and how: a cached result of another is not used."""
@@ -127,6 +128,19 @@ class Tuned:
     prove_cpu_s: float
     samples: int
     searched: int
+
+    def __post_init__(self) -> None:
+        """Refuse what tuning does not decide: what is read comes from a file or from a child.
+
+        Raises:
+            ValueError: an option is not one of ``CHOSEN`` or no integer, or a figure no number.
+
+        """
+        for name, value in self.options.items():
+            if name not in CHOSEN or not isinstance(value, int):
+                raise ValueError(f"tuning does not decide {name!r}: {value!r}")
+        if not (math.isfinite(self.max_abs) and math.isfinite(self.prove_cpu_s)):
+            raise ValueError("a figure is not finite")
 
 
 def tune(
@@ -333,8 +347,8 @@ def _search(
             "(samples, elements), at least one sample."
         )
     options = Options.of(plan)
-    with tempfile.TemporaryDirectory(prefix="zkserve-") as folder:
-        samples = Path(folder, "calibration.npy")
+    with runtime.private_folder() as folder:
+        samples = folder / "calibration.npy"
         np.save(samples, calibration[spread(len(calibration), MAX_SAMPLES)].astype(np.float32))
         answer = run_child(
             STEP,
@@ -351,14 +365,17 @@ def _search(
             max_logrows=options.max_logrows,
             tolerance=tolerance,
         )
-    return Tuned(**answer.value)
+    try:
+        return Tuned(**answer.value)
+    except (AttributeError, TypeError, ValueError) as exc:
+        raise EngineFailed(f"The search gave an answer that is none: {exc}.") from exc
 
 
 def _read(path: Path) -> Tuned | None:
     """Return the result that was kept; None if there is none, or none that can be used."""
     try:
         return Tuned(**parse_json(path.read_bytes()))
-    except (OSError, ValueError, TypeError):
+    except (OSError, AttributeError, TypeError, ValueError):
         return None
 
 
