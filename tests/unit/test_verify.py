@@ -53,20 +53,3 @@ def test_a_proof_for_no_registration_is_said_to_be_one() -> None:
 
 def test_of_an_engine_that_binds_nothing_nothing_is_said() -> None:
     assert verify._context_said(None, SETTLEMENT) == ((), ())
-
-
-@one_database
-def test_private_artifacts_beside_the_public_ones_are_read_and_compared(
-    node: Node, issue: Issue
-) -> None:
-    """So that an auditor who is shown them can have the circuit made again."""
-    _, folder = issue(ROWS[:1])
-    manifest = verify.read_bundle(folder).manifest
-    assert verify.read_bundle(folder).files.keys() == manifest.public
-    name = min(manifest.pins.keys() - manifest.public)
-    content = node.bundle(manifest).files[name].read_bytes()
-    (folder / name).write_bytes(content)
-    assert verify.read_bundle(folder).files[name] == folder / name
-    (folder / name).write_bytes(content + b"!")
-    with pytest.raises(BundleMismatch, match=name):
-        verify.read_bundle(folder)
