@@ -205,6 +205,9 @@ class _Look:
             (problems if self.on_chain else warnings).extend(_oversize(estimate))
             if not problems:
                 batch = self._batch(name, mode, estimate)
+                if batch.estimate is not None and not (batch.reason or _oversize(estimate)):
+                    said = _oversize(batch.estimate)
+                    warnings += (f"{BATCH} predictions in one proof: {line}" for line in said)
         return Way(
             engine=name,
             weights_mode=mode,

@@ -21,6 +21,7 @@ from zkserve.encoding import canonical_json
 from zkserve.engines.base import Limits
 from zkserve.engines.child import Child
 from zkserve.engines.choice import choose
+from zkserve.engines.cost import Estimate
 from zkserve.engines.native import core
 from zkserve.errors import ChildTimeout, JobCancelled, ModelRejected, RecipeInvalid
 from zkserve.preflight import preflight
@@ -553,6 +554,25 @@ def test_what_keeps_a_batch_from_being_made_is_shown_and_it_has_no_price(
     text = shown(replace(tiny, ways=(refused, *others)), capsys)
     assert "native, committed, 8 predictions in one proof: Too large." in text
     assert price not in text
+
+
+@pytest.mark.parametrize("on_chain", [False, True])
+def test_a_batch_whose_verifier_no_chain_takes_is_said(
+    asked: Recipe, tiny: Report, monkeypatch: pytest.MonkeyPatch, on_chain: bool
+):
+    one = tiny.ways[0].estimate
+    assert one is not None
+
+    def estimate(_: object, name: str, mode: object, more: dict[str, int]) -> Estimate:
+        return replace(one, verifier_bytes=30_000) if more else one
+
+    monkeypatch.setattr(preflights._Look, "_estimate", estimate)
+    (found,) = (way for way in look(asked, on_chain=on_chain).ways if way.chosen)
+    assert found.fits
+    assert found.batch is not None
+    said = (found.batch.reason,) if on_chain else found.warnings
+    assert any("about 30,000 bytes of code" in line for line in said)
+    assert bool(found.batch.reason) == on_chain
 
 
 def test_sizes_have_units_and_the_verifier_its_share(
