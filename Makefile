@@ -42,7 +42,7 @@ cheat: setup
 	fi
 
 prover: cheat ## Tests that make real proofs, drive a real node, run the whole product
-	$(BIN)/pytest -m "prover or chain or e2e or gpu"
+	$(BIN)/pytest -m "prover or chain or e2e or gpu" --durations=25
 
 fuzz: setup ## Change models and upload them for SECONDS=60 (finds are kept in build/fuzz)
 	$(BIN)/python -m tests.fuzz.upload --seconds $(or $(SECONDS),60)
