@@ -35,6 +35,8 @@ class Verification:
     claim_digest: str
     circuit_id: str
     values: tuple[float, ...]
+    batch: int | None
+    """Samples that the values are of, in order; None where only the public artifacts can tell."""
     established: tuple[str, ...]
     caveats: tuple[str, ...]
     opened_input: tuple[float, ...] | None = None
@@ -102,6 +104,7 @@ def verify_offline(
     """
     bundle = read_bundle(folder)
     manifest, claim = bundle.manifest, receipt.claim
+    _require_rows(manifest)
     _require_same("circuit id", manifest.circuit_id, claim.circuit_id)
     if expected_circuit is not None:
         _require_same("circuit id", expected_circuit, claim.circuit_id)
@@ -116,9 +119,11 @@ def verify_offline(
         claim_digest=claim_digest(claim),
         circuit_id=claim.circuit_id,
         values=tuple(receipt.output_scale.to_real(value) for value in claim.outputs),
+        batch=manifest.batch,
         established=(*_established(manifest, opened is not None), *bound),
         caveats=(
             *unbound,
+            *_repeated(claim, manifest.batch),
             *_caveats(manifest, expected=expected_circuit is not None, opened=opened is not None),
             *proof_system.caveats(bundle),
             *_OWNERS_WORD,
@@ -186,6 +191,11 @@ def verify_on_chain(
         "What that verifier verifies is for `zkserve audit` to say.",
         *_OWNERS_WORD,
     ]
+    if len(claim.outputs) > 1:
+        caveats.append(
+            "Whether the values are of one sample or of several, the chain does not say: the "
+            "public artifacts do (--artifacts or --url)."
+        )
     if market is None:
         caveats.append("The settlement was not checked: name the market you trust (--market).")
     else:
@@ -197,6 +207,7 @@ def verify_on_chain(
         claim_digest=claim_digest(claim),
         circuit_id=claim.circuit_id,
         values=tuple(scale.to_real(value) for value in claim.outputs),
+        batch=1 if len(claim.outputs) == 1 else None,
         established=tuple(established),
         caveats=tuple(caveats),
     )
@@ -239,12 +250,25 @@ def _require_receipt_matches(receipt: Receipt, manifest: CircuitManifest) -> Non
         )
 
 
+def _require_rows(manifest: CircuitManifest) -> None:
+    if manifest.batch != 1 and manifest.output.shape[:1] != (manifest.batch,):
+        raise BundleMismatch(
+            f"The manifest says a batch of {manifest.batch}, its output has the shape "
+            f"{list(manifest.output.shape)}."
+        )
+
+
 def _established(manifest: CircuitManifest, opened: bool) -> tuple[str, ...]:
     lines = [
         f"The artifacts are those that circuit {manifest.circuit_id} pins.",
         f"The proof shows that this circuit, with weights of commitment {manifest.weights}, "
         "gives these outputs on this input.",
     ]
+    if manifest.batch > 1:
+        lines.append(
+            f"The circuit is one of {manifest.batch} samples, by the manifest that its id pins: "
+            "input and values are theirs, in one order."
+        )
     if opened:
         lines.append("The opening is what the claim's input commitment commits to.")
     return tuple(lines)
@@ -264,6 +288,18 @@ def _caveats(manifest: CircuitManifest, *, expected: bool, opened: bool) -> tupl
     if manifest.development_srs:
         lines.append(_SRS_CAVEAT)
     return tuple(lines)
+
+
+def _repeated(claim: Claim, batch: int) -> tuple[str, ...]:
+    """Return what rows with equal outputs leave open; nothing shows which of a batch were sent."""
+    size = len(claim.outputs) // batch
+    rows = {claim.outputs[start : start + size] for start in range(0, batch * size, size)}
+    if len(rows) == batch:
+        return ()
+    return (
+        f"The {batch} rows hold {len(rows)} different answers. Equal ones may be of one sample, "
+        "repeated: a batch that is not full is filled with its last row.",
+    )
 
 
 def _context_said(

@@ -87,7 +87,7 @@ def predict(
     answer(
         data,
         as_json,
-        *_rows(prediction.values, prediction.rows),
+        *(f"values  {row}" for row in _rows(prediction.values, prediction.rows)),
         f"proof   {prediction.proof_id}"
         + (f", receipt in {escape(str(receipt))}" if receipt else " (not yet proven)"),
     )
@@ -96,7 +96,7 @@ def predict(
 def _rows(values: Sequence[float], rows: int) -> list[str]:
     size = len(values) // rows
     parts = [values[number * size : (number + 1) * size] for number in range(rows)]
-    return ["values  " + ", ".join(f"{value:.6g}" for value in part) for part in parts]
+    return [", ".join(f"{value:.6g}" for value in part) for part in parts]
 
 
 def verify(
@@ -169,10 +169,12 @@ def verify(
             remedy="Add --artifacts FOLDER, --url URL, or --rpc-url URL with --registry and "
             "--version-id.",
         )
+    first, *others = _rows(result.values, result.batch or 1)
     answer(
         {"valid": True, **asdict(result)},
         as_json,
-        "[bold green]valid[/]  values " + ", ".join(f"{value:.6g}" for value in result.values),
+        f"[bold green]valid[/]  values {first}",
+        *(f"       values {row}" for row in others),
         *(f"  ✓ {line}" for line in result.established),
         *(f"  [yellow]![/] {line}" for line in result.caveats),
     )
