@@ -50,6 +50,8 @@ def test_a_settled_receipt_verifies(world: World) -> None:
     assert verified.circuit_id == receipt.claim.circuit_id
     assert any("settled request" in line for line in verified.established)
     assert any("Development SRS" in line for line in verified.caveats)
+    assert verified.batch is None, "two outputs: of one sample or of two, the chain does not say"
+    assert any("one sample or of several" in line for line in verified.caveats)
 
     unchecked = verify_on_chain(receipt, world.requester, world.registry.address, world.version_id)
     assert any("not checked" in line for line in unchecked.caveats)
