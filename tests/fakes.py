@@ -193,10 +193,33 @@ def publish(
     weights_digests: Sequence[str] = (),
 ) -> VersionRow:
     """Add a version of a model of four inputs and two outputs, proved by the fake engine."""
+    made = manifest(node, name, input_mode=input_mode, batch=batch, leak=leak)
+    with node.database.session() as session:
+        return versions.add(
+            session,
+            name=name,
+            description="a fake",
+            circuit_id=made.circuit_id,
+            publication=hashlib.sha256(f"{name} {input_mode}".encode()).hexdigest(),
+            onnx_sha256=made.pins["model"],
+            manifest=manifest_to_dict(made),
+            weights_digests=weights_digests,
+        )
+
+
+def manifest(
+    node: Node,
+    name: str,
+    *,
+    input_mode: InputMode = InputMode.COMMITTED,
+    batch: int = 1,
+    leak: LeakBudget | None = None,
+) -> CircuitManifest:
+    """Store the artifacts of a fake circuit; return its manifest."""
     pins = {"model": node.artifacts.seal(f"compiled {name}".encode())}
     vk = node.artifacts.put(f"key {name}".encode())
     pins["vk"] = vk
-    manifest = CircuitManifest(
+    made = CircuitManifest(
         circuit_id="",
         engine="fake",
         engine_version="1",
@@ -213,18 +236,7 @@ def publish(
         rows=100,
         leak=leak,
     )
-    manifest = identified(manifest)
-    with node.database.session() as session:
-        return versions.add(
-            session,
-            name=name,
-            description="a fake",
-            circuit_id=manifest.circuit_id,
-            publication=hashlib.sha256(f"{name} {input_mode}".encode()).hexdigest(),
-            onnx_sha256=pins["model"],
-            manifest=manifest_to_dict(manifest),
-            weights_digests=weights_digests,
-        )
+    return identified(made)
 
 
 def _predict(bundle: Bundle, quantised: list[int], salt: bytes | None) -> Prediction:

@@ -56,7 +56,7 @@ class SrsSource:
 class Published:
     """A version as it stands in the store; ``repeated`` where nothing had to be done.
 
-    ``engine_why`` says why its engine proves it.
+    ``engine_why`` says why its engine proves it. What was ``deprecated`` before still is.
     """
 
     model: str
@@ -64,6 +64,7 @@ class Published:
     manifest: CircuitManifest
     repeated: bool
     engine_why: str
+    deprecated: bool = False
 
 
 def publish(
@@ -73,13 +74,16 @@ def publish(
     *,
     progress: Progress,
     update_lock: bool = False,
+    renew_lock: bool = False,
     locked: bool = True,
     solc: str = "",
     on_chain: bool = False,
 ) -> Published:
     """Publish a recipe as the next version of its model; the same again changes nothing.
 
-    Unless ``locked``, the recipe's lock is neither read nor written.
+    With ``update_lock`` options are searched for again and the recipe's lock is written anew; with
+    ``renew_lock`` only what it does not hold for this model. Unless ``locked``, it is neither read
+    nor written.
     With ``solc``, as :func:`zkserve.chain.evm.compile_verifier`, the size of the verifier's code is
     measured before anything is recorded, and goes into the facts; ``on_chain`` says that the
     version is to be registered, so that the size decides.
@@ -109,14 +113,22 @@ def publish(
         onnx = export_onnx(recipe, work / "model.onnx")
         data = samples(recipe)
         recipe, why = _with_engine(recipe, onnx, progress)
-        recipe = tuned(node, recipe, onnx, data, progress=progress, fresh=update_lock)
+        recipe = tuned(
+            node,
+            recipe,
+            onnx,
+            data,
+            progress=progress,
+            fresh=update_lock,
+            stale=renew_lock,
+        )
         publication = _publication(recipe, onnx, data, srs_source)
         known = _find_known(node, recipe, publication, why)
         if known is not None:
             _check_shapes(recipe, known.manifest)
             _check_agreement(recipe, known.manifest)
             if locked:
-                _check_lock(recipe, known.manifest, update=update_lock)
+                _check_lock(recipe, known.manifest, update=update_lock, renew=renew_lock)
             return known
         bundle = _build(node, recipe, onnx, data, srs_source, work / "circuit", progress)
         _check_shapes(recipe, bundle.manifest)
@@ -126,7 +138,7 @@ def publish(
         _check_agreement(recipe, bundle.manifest)
         bundle = _with_verifier_size(recipe, bundle, solc, on_chain, progress)
         if locked:
-            _check_lock(recipe, bundle.manifest, update=update_lock)
+            _check_lock(recipe, bundle.manifest, update=update_lock, renew=renew_lock)
         progress("storing artifacts")
         return _record(node, recipe, onnx, publication, bundle, why)
 
@@ -150,8 +162,12 @@ def tuned(
     *,
     progress: Progress,
     fresh: bool = False,
+    stale: bool = False,
 ) -> Recipe:
     """Return a recipe that asks for tuning with its options: its lock's, or else searched for.
+
+    With ``fresh`` they are searched for even if they are known; with ``stale``, if the lock's are
+    of another model.
 
     Raises:
         RecipeInvalid: the engine has no tuner, or the lock's options are of another model.
@@ -161,7 +177,7 @@ def tuned(
     if not recipe.tune:
         return recipe
     digest = lock.tuning_digest(recipe, onnx, data.calibration)
-    options = None if fresh else lock.tuned_options(recipe, digest)
+    options = None if fresh else _locked_options(recipe, digest, stale=stale)
     if options is None:
         found = tuning.tune(
             _engine_of(recipe).version,
@@ -178,6 +194,15 @@ def tuned(
     return replace(
         recipe, options=MappingProxyType({**recipe.options, **options}), tuned_for=digest
     )
+
+
+def _locked_options(recipe: Recipe, digest: str, *, stale: bool) -> Mapping[str, int] | None:
+    try:
+        return lock.tuned_options(recipe, digest)
+    except RecipeInvalid:
+        if not stale:
+            raise
+        return None
 
 
 def _engine_of(recipe: Recipe) -> Engine:
@@ -215,6 +240,7 @@ def _find_known(node: Node, recipe: Recipe, publication: str, why: str) -> Publi
             manifest=manifest_from_dict(row.manifest),
             repeated=True,
             engine_why=why,
+            deprecated=row.deprecated_at is not None,
         )
 
 
@@ -319,17 +345,24 @@ def _check_shapes(recipe: Recipe, manifest: CircuitManifest) -> None:
         )
 
 
-def _check_lock(recipe: Recipe, manifest: CircuitManifest, *, update: bool) -> None:
+def _check_lock(
+    recipe: Recipe, manifest: CircuitManifest, *, update: bool, renew: bool = False
+) -> None:
     path = lock.path_of(recipe)
     if path is None:
         return
     reproducible = _engine_of(recipe).reproducible(manifest)
     pinned = {**lock.foretold(recipe), "rows": manifest.rows, **reproducible}
-    if update or not path.exists():
-        text = json.dumps(_lock(recipe, manifest, pinned), indent=2, sort_keys=True)
-        path.write_text(text + "\n")
-        return
-    lock.require_same(recipe, pinned, reproducible)
+    if not update and path.exists():
+        try:
+            lock.require_same(recipe, pinned, reproducible)
+        except RecipeInvalid:
+            if not renew:
+                raise
+        else:
+            return
+    text = json.dumps(_lock(recipe, manifest, pinned), indent=2, sort_keys=True)
+    path.write_text(text + "\n")
 
 
 def _lock(recipe: Recipe, manifest: CircuitManifest, pinned: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from zkserve.chain.verifiers import Subject, verifiers
 from zkserve.encoding import agreement_ppb, bytes32, proof_system_id, to_hex
 from zkserve.engines import engine
 from zkserve.engines.base import Progress
-from zkserve.errors import ChainError
+from zkserve.errors import ChainError, Conflict
 from zkserve.node import Node
 from zkserve.receipt import manifest_from_dict
 from zkserve.store import versions
@@ -106,10 +106,13 @@ def register(
     return version_id
 
 
-def deprecate(node: Node, place: Place | None, name: str, number: int) -> None:
+def deprecate(
+    node: Node, place: Place | None, name: str, number: int, *, replaced_by: int | None = None
+) -> None:
     """Offer a version no longer: not for new predictions here, nor for new requests on chain.
 
-    What was asked for before is still proved and settled. Safe to repeat.
+    What was asked for before is still proved and settled. ``replaced_by`` is the number of the
+    version that users are pointed to. Safe to repeat.
 
     Raises:
         NotFound: there is no such version.
@@ -119,14 +122,9 @@ def deprecate(node: Node, place: Place | None, name: str, number: int) -> None:
     """
     with node.database.snapshot() as session:
         _, row = versions.find(session, name, number)
-    if row.chain_version_id is not None:
+    require_reach(place, row)
+    if place is not None and row.chain_version_id is not None:
         version_id = int(row.chain_version_id, 16)
-        if place is None or place.registry.lower() != str(row.registry_address).lower():
-            raise ChainError(
-                f"Version {number} is registered at {row.registry_address} "
-                f"on chain {row.chain_id}.",
-                remedy="Set ZKSERVE_RPC_URL, ZKSERVE_REGISTRY, ZKSERVE_MARKET and the signer.",
-            )
         records = Registry(place.chain, place.registry)
         if not records.get_version(version_id).deprecated:
             purpose = f"deprecate/{place.chain.chain_id}/{version_id:064x}"
@@ -135,6 +133,42 @@ def deprecate(node: Node, place: Place | None, name: str, number: int) -> None:
     with node.database.session() as session:
         _, stored = versions.find(session, name, number)
         stored.deprecated_at = stored.deprecated_at or now()
+        stored.replaced_by = replaced_by or stored.replaced_by
+
+
+def require_reach(place: Place | None, row: VersionRow) -> None:
+    """Return if a version can be deprecated: it is on no chain, or in the registry of a place.
+
+    Raises:
+        ChainError: it is not.
+
+    """
+    if row.chain_version_id is None:
+        return
+    if place is None or place.registry.lower() != str(row.registry_address).lower():
+        raise ChainError(
+            f"Version {row.number} is registered at {row.registry_address} "
+            f"on chain {row.chain_id}.",
+            remedy="Set ZKSERVE_RPC_URL, ZKSERVE_REGISTRY, ZKSERVE_MARKET and the signer.",
+        )
+
+
+def restore(node: Node, name: str, number: int) -> None:
+    """Offer a deprecated version again. Safe to repeat.
+
+    Raises:
+        NotFound: there is no such version.
+        Conflict: it is registered on a chain, where deprecating is for good.
+
+    """
+    with node.database.session() as session:
+        _, row = versions.find(session, name, number)
+        if row.deprecated_at is not None and row.chain_version_id is not None:
+            raise Conflict(
+                f"Version {number} of {name} was deprecated, which cannot be undone on chain "
+                f"{row.chain_id}."
+            )
+        row.deprecated_at = row.replaced_by = None
 
 
 def _registered(records: Registry, lineage: str, circuit_id: str) -> int | None:

@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.bodies import body
 from tests.fakes import FakeEngine, publish
-from zkserve import __version__, prove
+from zkserve import __version__, prove, register
 from zkserve.api import create_app
 from zkserve.engines.base import Limits
 from zkserve.node import Node
@@ -107,6 +107,18 @@ async def test_models_are_listed_by_name(http: httpx.AsyncClient, node: Node) ->
     models = (await http.get("/v1/models")).json()["models"]
     assert [(model["name"], model["version"]) for model in models] == [("another", 1), ("tiny", 1)]
     assert models[0]["deprecated"] is False
+    assert models[0]["replaced_by"] is None
+
+
+async def test_users_of_a_replaced_version_are_pointed_to_the_one_that_took_its_place(
+    http: httpx.AsyncClient, node: Node
+) -> None:
+    register.deprecate(node, None, "tiny", 1, replaced_by=2)
+    register.deprecate(node, None, "tiny", 1)  # again, by hand: the pointer stays
+    (listed,) = (await http.get("/v1/models")).json()["models"]
+    assert (listed["deprecated"], listed["replaced_by"]) == (True, 2)
+    metadata = (await http.get("/v2/models/tiny/versions/1")).json()
+    assert metadata["parameters"]["replaced_by"] == 2
 
 
 async def test_metrics_count_jobs_proofs_and_requests(

@@ -66,6 +66,7 @@ def list_models(service: ServiceDep) -> schemas.ModelList:
                 circuit_id=version.circuit_id,
                 created_at=version.created_at,
                 deprecated=version.deprecated_at is not None,
+                replaced_by=version.replaced_by,
                 leak=leaks[version.id],
             )
             for model, version in found
@@ -162,6 +163,7 @@ def _parameters(row: VersionRow, manifest: CircuitManifest) -> dict[str, Any]:
     return {
         "version": row.number,
         "deprecated": row.deprecated_at is not None,
+        "replaced_by": row.replaced_by,
         "circuit_id": manifest.circuit_id,
         "engine": manifest.engine,
         "engine_version": manifest.engine_version,

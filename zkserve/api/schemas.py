@@ -166,6 +166,9 @@ class ModelVersion(BaseModel):
     circuit_id: str
     created_at: datetime
     deprecated: bool
+    replaced_by: int | None = Field(
+        default=None, description="The version that a deprecated one was replaced by."
+    )
     leak: Leak | None = Field(
         default=None, description="The leak budget, in weights modes that have one."
     )

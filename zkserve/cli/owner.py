@@ -147,7 +147,8 @@ def publish(
     }
     lines = [
         f"{published.model} version {published.number}"
-        + (" was published already." if published.repeated else " is published."),
+        + (" was published already" if published.repeated else " is published")
+        + (", and is deprecated." if published.deprecated else "."),
         f"  engine    {manifest.engine} {manifest.engine_version}: {published.engine_why}",
         f"  circuit   {manifest.circuit_id}",
         f"  weights   {manifest.weights_mode.value}, {manifest.weights}",

@@ -40,11 +40,11 @@ def rekey(
 
     The same weights are hidden from now on, by the native engine or else ezkl with weights mode
     hashed; weights retrained since are published as the recipe says, with a budget of their own. A
-    new key of the same weights would refresh nothing. Example: `zkserve rekey circuits/my_model`
+    new key of the same weights would refresh nothing. Cut off, it is safe to run again.
+    Example: `zkserve rekey circuits/my_model`
     """
     from zkserve import publish as publishing
     from zkserve import recipe
-    from zkserve import register as register_version
     from zkserve import rekey as use_case
 
     settings = read_settings()
@@ -63,27 +63,18 @@ def rekey(
             source,
             progress=show,
             solc=settings.solc_command,
-            on_chain=place is not None,
+            place=place,
+            price_wei=price_wei,
+            uri=settings.public_url,
+            keep=keep,
         )
-        published = made.published
-        if place is not None:
-            register_version.register(
-                node,
-                place,
-                published.model,
-                published.number,
-                price_wei=price_wei,
-                uri=settings.public_url,
-                progress=show,
-            )
-        deprecated = [] if keep else [n for n in made.replaced if n != published.number]
-        for number in deprecated:
-            register_version.deprecate(node, place, published.model, number)
+    published, deprecated = made.published, list(made.replaced)
     manifest = published.manifest
     data: dict[str, Any] = {
         "model": published.model,
         "version": published.number,
         "why": made.why,
+        "caveat": made.caveat,
         "engine": manifest.engine,
         "weights_mode": manifest.weights_mode.value,
         "leak": asdict(manifest.leak) if manifest.leak else None,
@@ -92,7 +83,12 @@ def rekey(
     lines = [f"{published.model} version {published.number}: {made.why}."]
     if deprecated:
         listed = ", ".join(map(str, deprecated))
-        lines.append(f"  Deprecated: version {listed}. What was asked of it is still proved.")
+        lines.append(
+            f"  Deprecated: version {listed}. What was asked of it is still proved; its users are "
+            f"pointed to version {published.number}."
+        )
+    if made.caveat:
+        lines.append(f"  [yellow]{made.caveat}[/]")
     if manifest.leak is None:
         lines.append(
             f'  Put name = "{manifest.engine}" under [engine] and weights = '

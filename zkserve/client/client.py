@@ -83,7 +83,11 @@ class Client:
         return True
 
     def models(self) -> list[dict[str, Any]]:
-        """Return all versions: name, version, description, circuit_id, created_at, deprecated."""
+        """Return all versions: name, version, description, circuit_id, created_at, deprecated.
+
+        ``replaced_by`` is the number of the version that took the place of a deprecated one, or
+        None.
+        """
         answer = self._connection.json("GET", "/v1/models")
         with reading():
             return list(answer["models"])

@@ -87,6 +87,8 @@ class VersionRow(Base):
     """Private: tells versions that share weights, where proofs reveal some of them; else empty."""
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
     deprecated_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    replaced_by: Mapped[int | None]
+    """Number of the version of the same model that took its place when it was rekeyed."""
     chain_id: Mapped[int | None] = mapped_column(BigInteger)
     registry_address: Mapped[str | None] = mapped_column(String(42))
     verifier_address: Mapped[str | None] = mapped_column(String(42))
