@@ -177,3 +177,15 @@ def test_a_model_as_it_is_laid_out_is_counted_alike(tmp_path: Path):
 def test_constants_of_no_weight_are_no_secret(tmp_path: Path):
     tensors = {"zero": np.zeros((), np.float32), "six": np.array(6, np.float32)}
     assert counted(tmp_path, [node("Clip", ["a", "zero", "six"], ["y"])], tensors) == BITS
+
+
+def test_of_a_large_model_neighbours_are_looked_at_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Which may count dead rows beside live ones, and never more than all."""
+    tensors: Tensors = {}
+    nodes = rows_behind_columns_of_zeros(tensors)
+    fine = counted(tmp_path, nodes, tensors)
+    monkeypatch.setattr(secret, "NUMBERS", 20_000)  # six parts of 502 rows
+    coarse = counted(tmp_path, nodes, tensors)
+    assert fine < coarse < leak.secret_bits(tensors.values(), SCALE) / 4

@@ -28,6 +28,8 @@ SAMPLES = 16
 """What changes the answers neither to so many samples nor to drawn inputs is not counted."""
 PARTS = 1024
 """Rows, and columns, of one tensor that are looked at one by one; of more, neighbours together."""
+NUMBERS = 1 << 28
+"""Of larger models fewer parts are looked at, so that parts times numbers stay below this."""
 
 
 def bits(model: onnx.ModelProto, samples: FloatArray, scale: int) -> int:
@@ -84,6 +86,8 @@ class _Runs:
         self._constants = constants
         self._answers = [self._answer(feed, {}) for feed in self._feeds]
         self._drawn = np.random.default_rng(0)
+        size = sum(value.size for value in constants.values())
+        self.parts = max(1, min(PARTS, NUMBERS // max(1, size)))
 
     def change(self, name: str, where: tuple[Any, ...]) -> bool:
         """Whether some answer is another when the numbers of a constant at ``where`` are."""
@@ -116,7 +120,7 @@ def _without_dead(name: str, value: NDArray[Any], runs: _Runs) -> NDArray[Any]:
         return value if runs.change(name, (...,)) else value.reshape(1)[:0]
     kept = value
     for axis in range(min(value.ndim, 2)):
-        parts = np.array_split(np.arange(value.shape[axis]), min(value.shape[axis], PARTS))
+        parts = np.array_split(np.arange(value.shape[axis]), min(value.shape[axis], runs.parts))
         live = [part for part in parts if runs.change(name, (slice(None),) * axis + (part,))]
         kept = np.take(kept, np.concatenate(live) if live else [], axis=axis)
     return kept
