@@ -109,10 +109,11 @@ def register(
 def deprecate(
     node: Node, place: Place | None, name: str, number: int, *, replaced_by: int | None = None
 ) -> None:
-    """Offer a version no longer: not for new predictions here, nor for new requests on chain.
+    """Offer a version no longer: only who names it gets it here, and nobody new requests on chain.
 
-    What was asked for before is still proved and settled. ``replaced_by`` is the number of the
-    version that users are pointed to. Safe to repeat.
+    What was asked for before is still proved and settled. A version that leaks its weights goes on
+    predicting, but takes no new requests for proofs. ``replaced_by`` is the number of the version
+    that users are pointed to. Safe to repeat.
 
     Raises:
         NotFound: there is no such version.
