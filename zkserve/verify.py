@@ -53,10 +53,10 @@ def read_receipt(path: Path) -> Receipt:
     return receipt_from_dict(_read_json(path, "receipt"))
 
 
-def read_bundle(folder: Path) -> Bundle:
+def read_bundle(folder: Path, *, private: bool = False) -> Bundle:
     """Read artifacts: ``manifest.json`` and beside it each public file under its pin's name.
 
-    Private ones that lie there too are read and compared as well.
+    With ``private``, those that are not public and lie there too are read and compared as well.
 
     Raises:
         NotFound: the folder, the manifest or a public file is missing.
@@ -70,8 +70,8 @@ def read_bundle(folder: Path) -> Bundle:
             f"{folder} lacks the public artifacts {', '.join(missing)}.",
             remedy="Download them again: `zkserve verify RECEIPT --url URL` does.",
         )
-    there = [name for name in sorted(manifest.pins) if (folder / name).is_file()]
-    files = {name: folder / name for name in there}
+    names = manifest.pins if private else manifest.public
+    files = {name: folder / name for name in sorted(names) if (folder / name).is_file()}
     for name, path in files.items():
         if sha256_file(path) != manifest.pins[name]:
             raise BundleMismatch(

@@ -18,7 +18,7 @@ pytestmark = [
 ]
 
 
-def test_private_artifacts_beside_the_public_ones_are_read_and_compared(
+def test_private_artifacts_beside_the_public_ones_are_read_and_compared_where_asked_for(
     node: Node, tmp_path: Path
 ) -> None:
     """So that an auditor who is shown them can have the circuit made again."""
@@ -35,7 +35,8 @@ def test_private_artifacts_beside_the_public_ones_are_read_and_compared(
     name = min(manifest.pins.keys() - manifest.public)
     content = files[name].read_bytes()
     (folder / name).write_bytes(content)
-    assert verify.read_bundle(folder).files[name] == folder / name
+    assert verify.read_bundle(folder, private=True).files[name] == folder / name
+    assert name not in verify.read_bundle(folder).files
     (folder / name).write_bytes(content + b"!")
     with pytest.raises(BundleMismatch, match=name):
-        verify.read_bundle(folder)
+        verify.read_bundle(folder, private=True)

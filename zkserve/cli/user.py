@@ -214,7 +214,7 @@ def audit(
             circuit = Registry(chain, registry).get_version(number).circuit_id
             with Client(url) as client:
                 client.download_artifacts(to_hex(circuit), folder)
-        result = use_case.audit(chain, registry, number, read_bundle(folder), solc)
+        result = use_case.audit(chain, registry, number, read_bundle(folder, private=True), solc)
     answer(
         {"matches": True, **asdict(result)},
         as_json,
