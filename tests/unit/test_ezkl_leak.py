@@ -10,7 +10,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.models import save, tiny_onnx
+from zkserve.engines import weights
 from zkserve.engines.base import CircuitPlan
+from zkserve.engines.entropy import bits_of_counts
 from zkserve.engines.ezkl.leak import (
     bits_per_proof,
     budget,
@@ -183,6 +185,73 @@ def test_trivial_tensors_tie_no_models_together(tmp_path: Path, bias: np.ndarray
     assert not set(one) & set(other)
     nothing = layer(tmp_path / "nothing.onnx", np.ones((4, len(bias))), np.ones(len(bias)))
     assert nothing == [], "a model of equal weights has no secret"
+
+
+MATRIX = np.random.default_rng(8).normal(size=(60, 40)).astype(np.float32)
+
+
+def moved(matrix: np.ndarray, kind: str) -> np.ndarray:
+    rng = np.random.default_rng(9)
+    if kind == "up":
+        return np.nextafter(matrix, np.float32(9))
+    if kind == "either way":
+        return np.nextafter(matrix, rng.choice([-9, 9], size=matrix.shape).astype(np.float32))
+    if kind == "folded":
+        factors = rng.uniform(0.5, 2, (60, 1)).astype(np.float32)
+        return matrix / factors * factors
+    if kind == "scaled":
+        return matrix * np.float32(3.7)
+    if kind == "padded":
+        return np.nextafter(np.pad(matrix, ((0, 0), (0, 9))), np.float32(9))
+    return matrix + rng.normal(scale=0.003, size=matrix.shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["up", "either way", "folded", "scaled", "padded"])
+def test_weights_moved_by_less_than_any_circuit_sees_are_told(tmp_path: Path, kind: str):
+    other = moved(MATRIX, kind)
+    assert not np.array_equal(other, MATRIX)
+    rng = np.random.default_rng(10)
+    plain = layer(tmp_path / "w.onnx", MATRIX, rng.normal(size=60), 1)
+    assert set(plain) & set(layer(tmp_path / "v.onnx", other, rng.normal(size=60), 1))
+
+
+def test_weights_that_were_tuned_further_are_not_told(tmp_path: Path):
+    """Stated in ADR 13: this holds no secret back, and the owner must know."""
+    plain = layer(tmp_path / "w.onnx", MATRIX, np.zeros(60), 1)
+    tuned = moved(MATRIX, "tuned")
+    assert not set(plain) & set(layer(tmp_path / "v.onnx", tuned, np.zeros(60), 1))
+
+
+def test_how_far_a_move_is_told_falls_with_the_number_of_values():
+    """The sizes that ADR 13 names."""
+    rng = np.random.default_rng(12)
+    many, few = (rng.normal(size=size).astype(np.float32) for size in (100_000, 4000))
+    assert weights._rounded(many) & weights._rounded(moved(many, "either way"))
+    halves = few.astype(np.float16).astype(np.float32)
+    assert weights._rounded(few)
+    assert not weights._rounded(few) & weights._rounded(halves)
+
+
+def test_weights_of_the_same_shape_and_distribution_are_not_taken_for_each_other():
+    """Rounding is coarse, yet counts of some fifty classes differ wherever values do."""
+    rng = np.random.default_rng(11)
+    seen: set[str] = set()
+    for size in (64, 100, 400, 100_000):
+        for _ in range(40):
+            for values in (rng.normal(size=size), rng.uniform(-1, 1, size)):
+                made = weights._rounded(values.astype(np.float32))
+                assert not made & seen, size
+                seen |= made
+    assert len(seen) > 200
+    assert weights._rounded(np.zeros(9, np.float32)) == set()
+    assert weights._rounded(rng.choice([-1, 1], size=90_000).astype(np.float32)) == set()
+
+
+def test_counts_tell_as_much_as_they_are_unlikely():
+    assert bits_of_counts(np.array([2])) == 0
+    assert bits_of_counts(np.array([1, 1])) == pytest.approx(1), "two of four orders"
+    assert bits_of_counts(np.array([2, 1])) == pytest.approx(-np.log2(3 * 4 / 27))
+    assert bits_of_counts(np.array([], np.int64)) == 0
 
 
 @pytest.mark.parametrize("layers", [1, 4, 40])
