@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
+import numpy as np
 import pytest
 
+from tests import fakes
 from tests.models import tiny_onnx
-from zkserve import publish
+from zkserve import lock, publish
 from zkserve.engines import ENGINES, choice, engine
+from zkserve.engines.child import no_progress
+from zkserve.engines.ezkl import tuning
 from zkserve.engines.native import core
 from zkserve.errors import ModelRejected, RecipeInvalid
+from zkserve.node import Node
 from zkserve.recipe import Recipe
 from zkserve.types import WeightsMode
 
@@ -92,3 +101,75 @@ def test_every_engine_supports_a_small_perceptron(tmp_path: Path) -> None:
     for name in ENGINES:
         assert engine(name).unsupported(model) == (), name
         assert engine(name).unsupported(broken) != (), name
+
+
+@pytest.fixture
+def tuned_recipe(tmp_path: Path) -> Recipe:
+    """A recipe that asks for tuning, with samples and a lock of the options found for its model."""
+    (tmp_path / "recipe.toml").touch()
+    rows = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
+    np.savez(tmp_path / "samples.npz", calibration=rows, held_out=rows)
+    recipe = Recipe(
+        name="tuned",
+        description="",
+        source=tiny_onnx(tmp_path / "model.onnx"),
+        samples_path=tmp_path / "samples.npz",
+        engine="ezkl",
+        weights_mode=WeightsMode.FIXED,
+        tune=True,
+    )
+    digest = lock.tuning_digest(recipe, recipe.source, publish.samples(recipe).calibration)
+    path = tmp_path / lock.LOCK_NAME
+    path.write_text(json.dumps({"tuned_for": digest, "options": {"scale": 7}}))
+    return recipe
+
+
+@pytest.fixture
+def options(
+    node: Node, tuned_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., dict[str, object]]:
+    """Return the options that tuning gives; a search finds scale 9."""
+    found = tuning.Tuned(options={"scale": 9}, max_abs=0, prove_cpu_s=1, samples=1, searched=1)
+    monkeypatch.setattr(tuning, "tune", lambda *_, **__: found)
+    data = publish.samples(tuned_recipe)
+
+    def options(**how: bool) -> dict[str, object]:
+        recipe, onnx = tuned_recipe, tuned_recipe.source
+        return dict(publish.tuned(node, recipe, onnx, data, progress=no_progress, **how).options)
+
+    return options
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_lock_of_other_weights_is_searched_anew_only_where_it_may_be_stale(
+    tuned_recipe: Recipe, options: Callable[..., dict[str, object]]
+) -> None:
+    assert options() == options(stale=True) == {"scale": 7}, "the lock's own options are known"
+    assert options(fresh=True) == {"scale": 9}
+    tiny_onnx(tuned_recipe.source, seed=1)
+    with pytest.raises(RecipeInvalid, match="no options tuned for this model"):
+        options()
+    assert options(stale=True) == {"scale": 9}
+    (tuned_recipe.folder / lock.LOCK_NAME).write_text("cut o")
+    with pytest.raises(RecipeInvalid, match="damaged"):
+        options()
+    assert options(stale=True) == {"scale": 9}
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_lock_that_pins_something_else_is_written_anew_only_where_that_is_asked_for(
+    node: Node, tuned_recipe: Recipe
+) -> None:
+    manifest = replace(fakes.manifest(node, "tuned"), engine="ezkl")
+    recipe = replace(tuned_recipe, options=MappingProxyType({"scale": 9}), tuned_for="ab")
+    path = recipe.folder / lock.LOCK_NAME
+    before = path.read_text()
+    with pytest.raises(RecipeInvalid):
+        publish._check_lock(recipe, manifest, update=False)
+    assert path.read_text() == before
+    publish._check_lock(recipe, manifest, update=False, renew=True)
+    written = path.read_text()
+    assert json.loads(written)["options"] == {"scale": 9}
+    path.write_text(written + "\n")
+    publish._check_lock(recipe, manifest, update=False, renew=True)
+    assert path.read_text() == written + "\n", "what holds is left alone"
