@@ -15,6 +15,7 @@ from zkserve.engines.native.compiler.functions import tabulate
 from zkserve.engines.native.compiler.network import Activation, Kind
 from zkserve.engines.native.compiler.quantise import quantise
 from zkserve.engines.native.options import Options
+from zkserve.errors import ModelRejected
 
 TABLES = [
     Activation(kind=Kind.SIGMOID),
@@ -25,6 +26,13 @@ TABLES = [
     Activation(kind=Kind.LEAKY_RELU, slope=0.1),
     Activation(kind=Kind.LEAKY_RELU, slope=-0.5),
 ]
+
+
+@pytest.mark.parametrize("slope", [1e30, 1e5, 300.0])
+def test_a_slope_too_steep_for_bytes_is_refused(slope: float) -> None:
+    activation = Activation(kind=Kind.LEAKY_RELU, slope=slope)
+    with pytest.raises(ModelRejected, match="do not fit"):
+        tabulate(activation, -1.0, 1.0)
 
 
 @pytest.mark.parametrize("activation", TABLES, ids=lambda a: f"{a.kind}{a.slope}")

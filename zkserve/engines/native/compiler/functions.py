@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from zkserve.engines.native.compiler.network import Activation, Kind
+from zkserve.errors import ModelRejected
 
 _TOP = 255
+_LARGEST_STEP = 2.0**100
 _CENTRES = (128, 64, 32)
 _SATURATED = {Kind.SIGMOID: 8.0, Kind.TANH: 4.0}
 """Where the function has come as close to its limits as a byte can tell."""
@@ -43,6 +45,10 @@ def tabulate(activation: Activation, low: float, high: float, *, at_least: float
     """Return the finest table for values from ``low`` to ``high`` before the activation.
 
     ``at_least`` is the smallest step allowed.
+
+    Raises:
+        ModelRejected: no step makes the activation fit, which a LeakyRelu of a steep slope does.
+
     """
     if limit := _SATURATED.get(activation.kind):
         reach = min(max(abs(low), abs(high)), limit)
@@ -54,12 +60,18 @@ def tabulate(activation: Activation, low: float, high: float, *, at_least: float
     candidates = []
     for centre in _CENTRES:
         step = _power(max(max(high, 0.0) / (_TOP - centre), -low / centre, at_least))
-        outputs = activation(np.arange(-centre, 1) * step)
-        zero = math.ceil(-float(outputs.min()) / step)
-        while max(high, 0.0) / step > _TOP - zero:
-            step *= 2
+        while step < _LARGEST_STEP:
             zero = math.ceil(-float(activation(np.arange(-centre, 1) * step).min()) / step)
-        candidates.append((step, -centre, zero))
+            if max(high, 0.0) / step <= _TOP - zero:
+                candidates.append((step, -centre, zero))
+                break
+            step *= 2
+    if not candidates:
+        raise ModelRejected(
+            f"Values from {low:g} to {high:g} and what {activation.kind} makes of them do not fit "
+            "into one table of 256 steps.",
+            remedy="Take a gentler slope, or scale what comes before it.",
+        )
     step, negative, zero = min(candidates)
     return _make(activation, step, -negative, step, zero)
 
