@@ -1,8 +1,8 @@
 """What the service adds to the engine: latency of predictions, wall time of jobs, memory.
 
 Run from the repository's root: ``python -m benchmarks.service_overhead --out FILE``. The service
-and one worker run as processes of their own on loopback, over an empty data folder with
-``circuits/breast_cancer`` published; the client is this process.
+and one worker run as processes of their own on loopback, over an empty data folder with one model
+published, for each engine another; the client is this process.
 """
 
 from __future__ import annotations
@@ -32,10 +32,9 @@ from zkserve.processes import Processes
 from zkserve.types import JobState
 
 ROOT = Path(__file__).resolve().parent.parent
-MODEL = "breast_cancer"
-INFER = f"/v2/models/{MODEL}/infer"
+MODELS = ("breast_cancer", "breast_cancer_boosted")
+"""The first is proved by the native engine, the second by ezkl, for seconds on all cores."""
 WARM_UP = 5
-MAX_BUSY_JOBS = 20
 _START_TIMEOUT_S = 60.0
 _JOB_TIMEOUT_S = 300.0
 
@@ -45,9 +44,15 @@ class Running:
     """A service and a worker with one model published."""
 
     url: str
+    model: str
     held_out: FloatArray
     serve: psutil.Process
     work: psutil.Process
+
+    @property
+    def infer_path(self) -> str:
+        """Where predictions are asked for."""
+        return f"/v2/models/{self.model}/infer"
 
     def sample(self, number: int) -> list[float]:
         """Return a held-out sample."""
@@ -61,10 +66,10 @@ class Running:
 
 
 @contextmanager
-def running(data_dir: Path, say: Progress) -> Iterator[Running]:
+def running(data_dir: Path, say: Progress, name: str = MODELS[0]) -> Iterator[Running]:
     """Publish, then run service and worker until the context is left."""
     database_url = f"sqlite:///{data_dir / 'zkserve.db'}"
-    model = recipe.load(ROOT / "circuits" / MODEL)
+    model = recipe.load(ROOT / "circuits" / name)
     node = Node.open(data_dir=data_dir, database_url=database_url)
     node.database.upgrade()
     publish.publish(
@@ -86,6 +91,7 @@ def running(data_dir: Path, say: Progress) -> Iterator[Running]:
         await_answer(processes, "serve", lambda: client.ready() or None, timeout_s=_START_TIMEOUT_S)
         yield Running(
             url=url,
+            model=name,
             held_out=recipe.samples(model).held_out,
             serve=_child("serve"),
             work=_child("work"),
@@ -107,58 +113,61 @@ def _child(program: str) -> psutil.Process:
     return found
 
 
-def infer_ms(http: httpx.Client, body: dict[str, Any]) -> float:
+def infer_ms(http: httpx.Client, service: Running, number: int) -> float:
     """Return how long one prediction takes, as a client on a kept connection sees it."""
     started = time.perf_counter()
-    http.post(INFER, json=body).raise_for_status()
+    http.post(service.infer_path, json=service.body(number)).raise_for_status()
     return (time.perf_counter() - started) * 1000
 
 
-class _Proof(threading.Thread):
-    """Has one prediction proved and says when the worker begins and ends proving."""
+class _Proofs(threading.Thread):
+    """Has one prediction after the other proved until it is told to stop."""
 
-    def __init__(self, service: Running, number: int) -> None:
+    def __init__(self, service: Running) -> None:
         super().__init__()
-        self._service, self._number = service, number
-        self.begun, self.over = threading.Event(), threading.Event()
+        self._service = service
+        self.begun, self.stop = threading.Event(), threading.Event()
+        self.proved = 0
 
     def run(self) -> None:
         try:
             with Client(self._service.url) as client:
-                prediction = client.infer(MODEL, self._service.sample(self._number))
-                client.wait(str(prediction.proof_id), timeout_s=_JOB_TIMEOUT_S, on_event=self._note)
+                while not self.stop.is_set():
+                    sample = self._service.sample(self.proved)
+                    prediction = client.infer(self._service.model, sample)
+                    client.wait(
+                        str(prediction.proof_id), timeout_s=_JOB_TIMEOUT_S, on_event=self._note
+                    )
+                    self.proved += 1
         finally:
             self.begun.set()
-            self.over.set()
 
     def _note(self, event: JobEvent) -> None:
         if event.state is JobState.PROVING:
             self.begun.set()
-        elif event.state is not JobState.ACCEPTED:
-            self.over.set()
 
 
 def while_proving(service: Running, http: httpx.Client, wanted: int) -> list[float]:
-    """Return latencies of predictions that began and ended while the worker proved."""
-    found: list[float] = []
-    for number in range(MAX_BUSY_JOBS):
-        proof = _Proof(service, number)
-        proof.start()
-        proof.begun.wait(_JOB_TIMEOUT_S)
-        while len(found) < wanted and not proof.over.is_set():
-            took_ms = infer_ms(http, service.body(len(found)))
-            if not proof.over.is_set():
-                found.append(took_ms)
-        proof.join()
-        if len(found) == wanted:
-            return found
-    raise RuntimeError(f"{MAX_BUSY_JOBS} proofs ended within only {len(found)} predictions")
+    """Return latencies of predictions while the worker proves, always with a job waiting."""
+    askers = [_Proofs(service) for _ in range(2)]
+    for asker in askers:
+        asker.start()
+    try:
+        askers[0].begun.wait(_JOB_TIMEOUT_S)
+        return [infer_ms(http, service, number) for number in range(wanted)]
+    finally:
+        for asker in askers:
+            asker.stop.set()
+        for asker in askers:
+            asker.join()
+        if not all(asker.proved for asker in askers):
+            raise RuntimeError("a job that was to keep the worker busy failed")
 
 
 def job(service: Running, client: Client, number: int) -> dict[str, float]:
     """Return the wall time of a job, from sending the request to its end, and the engine's part."""
     started = time.monotonic()
-    prediction = client.infer(MODEL, service.sample(number))
+    prediction = client.infer(service.model, service.sample(number))
     ended = client.wait(str(prediction.proof_id), timeout_s=_JOB_TIMEOUT_S)
     job_s = time.monotonic() - started
     if ended.state is not JobState.DONE or ended.prove_s is None:
@@ -166,22 +175,22 @@ def job(service: Running, client: Client, number: int) -> dict[str, float]:
     return {"job_s": job_s, "prove_s": ended.prove_s}
 
 
-def measure(requests: int, jobs: int) -> dict[str, Any]:
-    """Measure all there is."""
+def measure(name: str, requests: int, jobs: int) -> dict[str, Any]:
+    """Measure all there is of the service with one model."""
 
     def say(what: str) -> None:
         print(what, file=sys.stderr, flush=True)
 
     with (
         tempfile.TemporaryDirectory(prefix="zkserve-benchmark-") as folder,
-        running(Path(folder), say) as service,
+        running(Path(folder), say, name) as service,
         httpx.Client(base_url=service.url, timeout=60.0, trust_env=False) as http,
         Client(service.url) as client,
     ):
         for number in range(WARM_UP):
-            infer_ms(http, service.body(number))
-        say(f"{requests} predictions while idle")
-        idle = [infer_ms(http, service.body(number)) for number in range(requests)]
+            infer_ms(http, service, number)
+        say(f"{name}: {requests} predictions while idle")
+        idle = [infer_ms(http, service, number) for number in range(requests)]
         done = []
         for number in range(jobs):
             say(f"job {number + 1} of {jobs}")
@@ -190,7 +199,8 @@ def measure(requests: int, jobs: int) -> dict[str, Any]:
         proving = while_proving(service, http, requests)
         children = service.serve.children(recursive=True)
         return {
-            "model": MODEL,
+            "model": name,
+            "engine": client.metadata(name)["parameters"]["engine"],
             "infer_ms": {"idle": idle, "proving": proving},
             "jobs": done,
             "api_peak_rss_bytes": peak_rss_bytes(service.serve),
@@ -202,6 +212,7 @@ def measure(requests: int, jobs: int) -> dict[str, Any]:
 def main() -> None:
     """Measure, or write the README's table anew from what was measured before."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", choices=MODELS, help="only this one")
     parser.add_argument("--requests", type=int, default=100, help="predictions of each kind")
     parser.add_argument("--jobs", type=int, default=5, help="proved predictions, one at a time")
     parser.add_argument("--json", action="store_true", help="print raw results, not the table")
@@ -214,7 +225,8 @@ def main() -> None:
     if min(arguments.requests, arguments.jobs) < 1:
         parser.error("--requests and --jobs must be at least 1")
     result = {"benchmark": "service_overhead", **environment.describe()}
-    result |= measure(arguments.requests, arguments.jobs)
+    names = [arguments.model] if arguments.model else MODELS
+    result["services"] = [measure(name, arguments.requests, arguments.jobs) for name in names]
     raw = json.dumps(result, indent=2) + "\n"
     if arguments.out:
         arguments.out.write_text(raw)

@@ -82,26 +82,33 @@ def _numbers(side: dict[str, Any]) -> str:
 
 
 def service_overhead(result: dict[str, Any]) -> str:
-    """Return what the service adds to the engine, as Markdown."""
-    latency = result["infer_ms"]
-    lines = ["| | p50 | p99 | requests |", "| --- | ---: | ---: | ---: |"]
-    for name, title in (("idle", "infer, idle, ms"), ("proving", "infer while a proof runs, ms")):
-        values = latency[name]
-        cells = f"{percentile(values, 50):.1f} | {percentile(values, 99):.1f} | {len(values)}"
-        lines.append(f"| {title} | {cells} |")
-    jobs = result["jobs"]
-    over = [job["job_s"] - job["prove_s"] for job in jobs]
-    lines += [
-        "",
-        "| | |",
-        "| --- | ---: |",
-        f"| job, from request to receipt, s | {_spread([job['job_s'] for job in jobs], 2)} |",
-        f"| of it the engine's proof, s | {_spread([job['prove_s'] for job in jobs], 2)} |",
-        f"| the difference, s | {_spread(over, 2)} |",
-        f"| jobs | {len(jobs)} |",
-        f"| API process, peak RSS, MB | {result['api_peak_rss_bytes'] / 1e6:.0f} |",
-        f"| its child that predicts, MB | {result['api_children_peak_rss_bytes'] / 1e6:.0f} |",
-        f"| worker process, peak RSS, MB | {result['worker_peak_rss_bytes'] / 1e6:.0f} |",
+    """Return what the service adds to each engine, as Markdown, a column for each."""
+    services = result["services"]
+
+    def latency(service: dict[str, Any], name: str, of: float) -> str:
+        return f"{percentile(service['infer_ms'][name], of):.1f}"
+
+    def over_s(service: dict[str, Any]) -> list[float]:
+        return [job["job_s"] - job["prove_s"] for job in service["jobs"]]
+
+    rows: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
+        ("infer, idle, p50, ms", lambda s: latency(s, "idle", 50)),
+        ("infer, idle, p99, ms", lambda s: latency(s, "idle", 99)),
+        ("infer while a proof runs, p50, ms", lambda s: latency(s, "proving", 50)),
+        ("infer while a proof runs, p99, ms", lambda s: latency(s, "proving", 99)),
+        ("predictions of each kind", lambda s: str(len(s["infer_ms"]["idle"]))),
+        ("job, from request to receipt, s", lambda s: _spread_of(s["jobs"], "job_s", 2)),
+        ("of it the engine's proof, s", lambda s: _spread_of(s["jobs"], "prove_s", 2)),
+        ("the difference, s", lambda s: _spread(over_s(s), 2)),
+        ("jobs", lambda s: str(len(s["jobs"]))),
+        ("API process, peak RSS, MB", lambda s: f"{s['api_peak_rss_bytes'] / 1e6:.0f}"),
+        ("its children, MB", lambda s: f"{s['api_children_peak_rss_bytes'] / 1e6:.0f}"),
+        ("worker process, peak RSS, MB", lambda s: f"{s['worker_peak_rss_bytes'] / 1e6:.0f}"),
+    ]
+    lines = [
+        "| | " + " | ".join(f"{s['model']}, {s['engine']}" for s in services) + " |",
+        "| --- |" + " ---: |" * len(services),
+        *(f"| {title} | " + " | ".join(cell(s) for s in services) + " |" for title, cell in rows),
     ]
     return "\n".join([*lines, "", _measured_on(result)])
 

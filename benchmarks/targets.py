@@ -49,19 +49,23 @@ def ezkl_tuned(result: dict[str, Any]) -> list[Line]:
 
 
 def service_overhead(result: dict[str, Any]) -> list[Line]:
-    """Return the targets of the service around the engine."""
-    jobs = result["jobs"]
+    """Return the targets of the service around each engine."""
+    return [line for service in result["services"] for line in _service(service)]
+
+
+def _service(service: dict[str, Any]) -> list[Line]:
+    jobs, name = service["jobs"], service["model"]
     over_s = median(job["job_s"] - job["prove_s"] for job in jobs)
     share = median((job["job_s"] - job["prove_s"]) / job["prove_s"] for job in jobs)
-    p99_ms = percentile(result["infer_ms"]["proving"], 99)
+    p99_ms = percentile(service["infer_ms"]["proving"], 99)
     return [
         Line(
-            target=f"a job beyond its proof: ≤ {OVERHEAD_SHARE:.0%} or {OVERHEAD_S} s",
+            target=f"{name}: a job beyond its proof, ≤ {OVERHEAD_SHARE:.0%} or {OVERHEAD_S} s",
             measured=f"{share:.0%}, {over_s:.2f} s",
             met=share <= OVERHEAD_SHARE or over_s <= OVERHEAD_S,
         ),
         Line(
-            target=f"infer, p99 while a proof runs: ≤ {INFER_P99_MS:.0f} ms",
+            target=f"{name}: infer, p99 while a proof runs, ≤ {INFER_P99_MS:.0f} ms",
             measured=f"{p99_ms:.1f} ms",
             met=p99_ms <= INFER_P99_MS,
         ),

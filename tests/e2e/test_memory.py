@@ -18,5 +18,5 @@ def test_api_process_stays_small(tmp_path: Path) -> None:
         httpx.Client(base_url=service.url, timeout=60) as http,
     ):
         for number in range(PREDICTIONS):
-            infer_ms(http, service.body(number))
+            infer_ms(http, service, number)
         assert 0 < peak_rss_bytes(service.serve) < LIMIT_BYTES

@@ -31,7 +31,9 @@ from zkserve.types import JobState
 
 router = APIRouter(tags=["proofs"])
 
-_POLL_S = 0.5
+_POLL_S = 0.05
+"""Between looks for events just after one came; longer the longer none comes."""
+_LONGEST_POLL_S = 0.5
 _HEARTBEAT_S = 15.0
 _EVENT_STREAM: dict[int | str, dict[str, Any]] = {
     200: {
@@ -174,8 +176,9 @@ async def _stream(service: Service, job_id: str, last_id: int) -> AsyncIterator[
         if found and JobState(found[-1].state).final:
             return
         if not found:
-            await anyio.sleep(_POLL_S)
-            quiet_s += _POLL_S
+            wait_s = min(_POLL_S + quiet_s / 4, _LONGEST_POLL_S)
+            await anyio.sleep(wait_s)
+            quiet_s += wait_s
         if quiet_s >= _HEARTBEAT_S:
             yield ": still here\n\n"
             quiet_s = 0.0
