@@ -98,6 +98,59 @@ def test_a_tuned_circuit_is_cheaper_keeps_the_tolerance_and_proves(
     ezkl_engine.verify(best, prediction.claim, proof.data)
 
 
+def test_a_tuned_circuit_has_room_for_the_salt_that_its_own_digits_need(
+    ezkl_engine: EzklEngine, tmp_path: Path
+) -> None:
+    """Two digits of base 504 would need a longer salt, and more rows to hash it than there are."""
+    plan = replace(FIXED, input_mode=InputMode.COMMITTED)
+    samples = np.random.default_rng(0).normal(size=(20, 4))
+    model = tiny_onnx(tmp_path / "tiny.onnx", hidden=16, seed=1)
+    found = _tune(model, plan, samples, tmp_path / "cache", tolerance=0.1)
+    assert found.options["logrows"] == 9
+    bundle = _build(ezkl_engine, model, replace(plan, options=found.options), samples, tmp_path)
+    prediction = ezkl_engine.predict(bundle, samples[0])
+    proof = ezkl_engine.prove(bundle, prediction.claim, prediction.opening, limits=LIMITS)
+    ezkl_engine.verify(bundle, prediction.claim, proof.data)
+
+
+@pytest.mark.parametrize(
+    ("mode", "inputs", "logrows"), [(InputMode.COMMITTED, 6, 9), (InputMode.PUBLIC, 247, 8)]
+)
+def test_rows_hold_as_much_as_is_said_and_no_more(
+    mode: InputMode, inputs: int, logrows: int, ezkl_engine: EzklEngine, tmp_path: Path
+) -> None:
+    """With six elements of salt 12 are hashed; with three outputs 250 are shown."""
+    options = {"decomp_base": 100, "decomp_legs": 4, "logrows": logrows, "scale": 5}
+    plan = replace(FIXED, input_mode=mode, options=options)
+    for more in (0, 1):
+        folder = tmp_path / f"{more}"
+        folder.mkdir()
+        model = tiny_onnx(folder / "tiny.onnx", inputs=inputs + more, hidden=3)
+        drawn = np.random.default_rng(0).normal(size=(3, inputs + more)).astype(np.float32)
+        np.save(folder / "samples.npy", drawn)
+        if more:
+            with pytest.raises(ModelRejected, match=rf"of 2\^{logrows} rows"):
+                ezkl_engine.estimate(model, plan, folder / "samples.npy", limits=LIMITS)
+            with pytest.raises(ModelRejected, match=rf"of 2\^{logrows} rows"):
+                ezkl_engine.compile(model, plan, drawn, folder / "circuit", limits=LIMITS)
+        else:
+            found = ezkl_engine.estimate(model, plan, folder / "samples.npy", limits=LIMITS)
+            assert found.k == logrows
+            _build(ezkl_engine, model, plan, drawn, folder)
+
+
+@pytest.mark.parametrize("scale", [5, 8, 9])
+def test_foretold_rows_hold_the_lookup_tables(
+    scale: int, ezkl_engine: EzklEngine, data: tuple[FloatArray, FloatArray], tmp_path: Path
+) -> None:
+    model, samples = _model(tmp_path, "Sigmoid"), tmp_path / "samples.npy"
+    np.save(samples, data[0][:16])
+    plan = replace(FIXED, options={"scale": scale})
+    foretold = ezkl_engine.estimate(model, plan, samples, limits=LIMITS)
+    made = ezkl_engine.compile(model, plan, data[0][:16], tmp_path / "circuit", limits=LIMITS)
+    assert foretold.k == made
+
+
 def test_relus_of_halves_take_fewer_rows_and_bind_what_is_answered(
     ezkl_engine: EzklEngine, data: tuple[FloatArray, FloatArray], tmp_path: Path
 ) -> None:

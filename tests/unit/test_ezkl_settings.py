@@ -10,9 +10,15 @@ import pytest
 
 from zkserve.encoding import sha256_file
 from zkserve.engines import engine
-from zkserve.engines.ezkl.settings import Settings
+from zkserve.engines.ezkl.settings import Settings, fits, least_rows, require_rows
 from zkserve.engines.srs import load_srs, mark_development
-from zkserve.errors import BundleMismatch, DevelopmentSrsRefused, InputOutOfRange, NotFound
+from zkserve.errors import (
+    BundleMismatch,
+    DevelopmentSrsRefused,
+    InputOutOfRange,
+    ModelRejected,
+    NotFound,
+)
 from zkserve.types import InputMode, Scale, WeightsMode
 
 HASHED = {"Hashed": {"hash_is_public": True, "outlets": []}}
@@ -215,3 +221,40 @@ def test_nested_and_endless_settings_are_refused(tmp_path: Path):
         path.write_text(text)
         with pytest.raises(BundleMismatch, match="cannot be read"):
             Settings.read(path)
+
+
+def needing(*, hashed: int = 0, hashes: int = 1, shown: int = 2, logrows: int = 12) -> dict:
+    """Return settings of a circuit that hashes and shows so many elements, as ezkl counts them."""
+    sizes = {"polycommit": [], "poseidon": [41 * hashed + 2 * hashes, [hashes]]}
+    return SOUND | {
+        "run_args": SOUND["run_args"] | {"logrows": logrows},
+        "module_sizes": sizes if hashed else {"polycommit": [], "poseidon": [0, [0]]},
+        "model_instance_shapes": [[1, shown - 1], [1, 1]],
+    }
+
+
+@pytest.mark.parametrize(
+    ("most", "logrows"), [(6, 8), (12, 9), (25, 10), (50, 11), (100, 12), (202, 13)]
+)
+def test_as_many_elements_are_hashed_as_ezkl_set_up_with_and_not_one_more(most: int, logrows: int):
+    require_rows(needing(hashed=most, logrows=logrows))
+    with pytest.raises(ModelRejected, match=rf"of 2\^{logrows} rows {2**logrows - 6} can be used"):
+        require_rows(needing(hashed=most + 1, logrows=logrows))
+    assert least_rows(needing(hashed=most), 1) == least_rows(needing(hashed=most + 1))
+    assert least_rows(needing(hashed=most), -1) == least_rows(needing(hashed=most - 1))
+
+
+def test_as_much_is_shown_as_a_column_holds_and_not_one_more():
+    require_rows(needing(shown=250, logrows=8))
+    with pytest.raises(ModelRejected):
+        require_rows(needing(shown=251, logrows=8))
+    assert least_rows(needing(hashed=1, shown=250)) == 251  # the hash is shown too
+    assert fits(4090, 12)
+    assert not fits(4091, 12)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1), (38, 15), (3, 4, 5)])
+def test_several_hashes_are_never_counted_too_low(sizes: tuple[int, ...]):
+    each = sum(40 * size + -(-size // 2) + 2 for size in sizes)
+    found = least_rows(needing(hashed=sum(sizes), hashes=len(sizes)))
+    assert each <= found <= each + len(sizes) // 2

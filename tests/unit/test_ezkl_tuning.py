@@ -51,6 +51,10 @@ def _price(settings: dict[str, Any], logrows: int) -> Price:
     return Price(prove_cpu_s=float(blocks << logrows), verifier_bytes=6_000 * blocks)
 
 
+def _needed(settings: dict[str, Any], _bound: int) -> int:
+    return int(settings["module_sizes"]["poseidon"][0])
+
+
 # Pure parts.
 
 
@@ -96,14 +100,14 @@ def test_layouts_fit_their_rows_and_come_cheapest_first(
     shapes: list[tuple[int, int, int]], max_logrows: int
 ) -> None:
     drawn = [_settings(cells, legs, hash_rows=hashed) for cells, legs, hashed in shapes]
-    found = tuning.layouts(drawn, _price, max_logrows=max_logrows, unusable_rows=8)
+    found = tuning.layouts(drawn, _price, _needed, max_logrows=max_logrows, unusable_rows=8)
     assert found == sorted(found, key=lambda layout: layout.rank)
     for layout in found:
         assert layout.logrows <= max_logrows
         assert layout.decomp_base <= min((1 << layout.logrows) - 8, tuning.MAX_BASE)
         assert layout.price.verifier_bytes <= tuning.MAX_VERIFIER_BYTES
         possible = [h for _, legs, h in shapes if legs == layout.decomp_legs]
-        assert min(possible) <= (1 << layout.logrows) - 8
+        assert min(possible) <= (1 << layout.logrows) - 6
         Options.of(replace(PLAN, options=layout.options(Numbers(input_scale=3, scale=5, rebase=2))))
 
 
@@ -135,8 +139,26 @@ def test_the_cheapest_layout_is_the_first_that_holds_and_small_ones_are_not_aske
 
 
 def test_layouts_beyond_what_a_chain_takes_are_left_out() -> None:
-    found = tuning.layouts([_settings(5_000)], _price, max_logrows=13, unusable_rows=8)
+    found = tuning.layouts([_settings(5_000)], _price, _needed, max_logrows=13, unusable_rows=8)
     assert {layout.logrows for layout in found} == {11, 12, 13}
+
+
+@given(st.integers(1, 40), st.integers(2, 7))
+def test_a_layout_has_room_for_what_the_digits_of_its_own_base_need(share: int, legs: int) -> None:
+    """Small bases bound little, so that more elements salt an input, and all are hashed."""
+
+    def needed(settings: dict[str, Any], bound: int) -> int:
+        assert settings["run_args"]["decomp_legs"] == legs
+        return share * 1_000 // bound.bit_length()
+
+    found = tuning.layouts([_settings(10, legs)], _price, needed, max_logrows=16, unusable_rows=8)
+    fitting = {
+        logrows
+        for logrows in range(6, 17)
+        if needed(_settings(10, legs), min(2**logrows - 8, tuning.MAX_BASE) ** legs)
+        <= 2**logrows - 6
+    }
+    assert {layout.logrows for layout in found} == fitting
 
 
 def test_another_base_changes_the_range_of_a_digit_only() -> None:

@@ -14,6 +14,7 @@ from zkserve.engines import onnx_model
 from zkserve.engines.answering import report
 from zkserve.engines.ezkl import faults, secret, surgery
 from zkserve.engines.ezkl.seam import scratch, wrapped
+from zkserve.engines.ezkl.settings import require_rows
 from zkserve.errors import EngineFailed, ModelRejected
 from zkserve.types import TensorSpec, WeightsMode
 
@@ -38,7 +39,8 @@ def compile_model(
     calibrated: lookup tables cover ``lookup_range``.
 
     Raises:
-        ModelRejected: the model is not allowed, or ezkl cannot compile it.
+        ModelRejected: the model is not allowed, ezkl cannot compile it, or it does not fit in the
+            rows that were asked for.
 
     """
     report("checking the model")
@@ -70,6 +72,7 @@ def compile_model(
                 scale_rebase_multiplier=[run_args["scale_rebase_multiplier"]],
                 max_logrows=max_logrows,
             )
+        require_rows(json.loads(settings.read_text()))
         report("compiling")
         ezkl.compile_circuit(str(network), str(compiled), str(settings))
     tensors = [

@@ -128,11 +128,16 @@ class Shape:
 
 
 def logrows_of(settings: dict[str, Any]) -> int:
-    """Return the least log2 of the rows that a circuit of these settings fits in."""
-    rows: int = settings["num_rows"]
-    base: int = settings["run_args"]["decomp_base"]
-    bits = (rows + UNUSABLE_ROWS - 1).bit_length()
-    return max(bits, (base + UNUSABLE_ROWS - 1).bit_length())
+    """Return the log2 of the rows that ezkl chooses for a circuit where none is stated.
+
+    One block of columns holds all, and one column each table.
+    """
+    run_args = settings["run_args"]
+    low, high = run_args["lookup_range"]
+    table = high - low + 1 if settings["required_lookups"] else 0
+    held: int = max(settings["num_rows"], run_args["decomp_base"], table) + UNUSABLE_ROWS
+    constants: int = -(-settings["total_const_size"] // run_args["num_inner_cols"])
+    return max(held - 1, constants - 1, Shape.of(settings).instances - 1).bit_length()
 
 
 @functools.cache

@@ -16,6 +16,7 @@ from zkserve.engines import onnx_model
 from zkserve.engines.answering import report
 from zkserve.engines.base import FloatArray
 from zkserve.engines.ezkl import cost, faults, leak, secret, surgery
+from zkserve.engines.ezkl.settings import require_rows
 from zkserve.errors import ModelRejected, ZkserveError
 from zkserve.types import WeightsMode
 
@@ -46,7 +47,8 @@ def estimate(
     of the weights that proofs may reveal.
 
     Raises:
-        ModelRejected: the model is not allowed, or ezkl cannot lay it out.
+        ModelRejected: the model is not allowed, ezkl cannot lay it out, or it does not fit in the
+            rows that were asked for.
 
     """
     report("laying the circuit out")
@@ -76,6 +78,7 @@ def estimate(
             raise ModelRejected(f"ezkl cannot lay the model out: {text}.") from exc
     k = cost.logrows_of(settings) if logrows is None else logrows
     settings["run_args"]["logrows"] = k
+    require_rows(settings)
     budget = None
     bits = cost.leak_bits(WeightsMode(run_args["param_visibility"]), settings)
     if bits:

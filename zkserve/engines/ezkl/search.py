@@ -22,6 +22,7 @@ from zkserve.engines.base import FloatArray
 from zkserve.engines.ezkl import cost, faults, relus, surgery, tuning
 from zkserve.engines.ezkl.inputs import NO_SALT, SaltShape, quantise
 from zkserve.engines.ezkl.seam import from_felt, to_felt, wrapped
+from zkserve.engines.ezkl.settings import least_rows
 from zkserve.engines.ezkl.tuning import Layout, Numbers, Price
 from zkserve.errors import ModelRejected
 from zkserve.types import FIELD_MODULUS
@@ -95,6 +96,18 @@ class Circuits:
             _run_args(numbers, base, legs)
             | {"num_inner_cols": inner_cols, "lookup_range": (low, high)},
         )
+
+    def needed(self, settings: dict[str, Any], bound: int) -> int:
+        """Return the rows that a circuit needs, whatever its columns, for values below ``bound``.
+
+        ``settings`` are those of :meth:`drawn`, for another base. The smaller the bound is, the
+        more elements salt the input, and all are hashed.
+        """
+        if not self._salted:
+            return least_rows(settings)
+        arguments = settings["run_args"]
+        drawn = SaltShape.within(arguments["decomp_base"] ** arguments["decomp_legs"])
+        return least_rows(settings, SaltShape.within(bound).count - drawn.count)
 
     def lookups(self, numbers: Numbers) -> tuple[int, int]:
         """Return the range of the lookup tables, as far as samples were computed."""
@@ -312,14 +325,26 @@ class _Search:
             for columns in tuning.INNER_COLUMNS
         ]
         return tuning.layouts(
-            drawn, _price, max_logrows=self._max_logrows, unusable_rows=cost.UNUSABLE_ROWS
+            drawn,
+            _price,
+            self._circuits.needed,
+            max_logrows=self._max_logrows,
+            unusable_rows=cost.UNUSABLE_ROWS,
         )
 
     def _bound(self, numbers: Numbers) -> float:
-        """Return less than any circuit of such numbers costs: of the fewest digits, in any rows."""
+        """Return less than any circuit of such numbers costs: of the fewest digits, in any rows.
+
+        Those that hold most hash least: with more digits fewer rows may do.
+        """
         settings = self._circuits.drawn(numbers, tuning.LEGS[0], 1)
+        largest = tuning.MAX_BASE ** tuning.LEGS[-1]
         found = tuning.layouts(
-            [settings], _price, max_logrows=self._max_logrows, unusable_rows=cost.UNUSABLE_ROWS
+            [settings],
+            _price,
+            lambda drawn, _: self._circuits.needed(drawn, largest),
+            max_logrows=self._max_logrows,
+            unusable_rows=cost.UNUSABLE_ROWS,
         )
         return min((layout.price.prove_cpu_s for layout in found), default=math.inf)
 

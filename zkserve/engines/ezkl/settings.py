@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zkserve.encoding import FIELD_MODULUS, parse_json
-from zkserve.errors import BundleMismatch, InputOutOfRange
+from zkserve.errors import BundleMismatch, InputOutOfRange, ModelRejected
 from zkserve.types import InputMode, Scale, WeightsMode
 
 _MAX_BYTES = 16 << 20
@@ -16,6 +16,8 @@ _MAX_BASE = 1 << 24
 _MAX_DIGITS = 16
 _UNUSABLE_ROWS = 6
 """Rows at the end of a column that ezkl keeps clear when it counts the columns it needs."""
+HASH_ROWS = 41
+"""Rows that ezkl counts for each hashed element, beside two for each hash."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +140,47 @@ def columns_of(cells: int, logrows: int) -> int:
     usable = (1 << logrows) - _UNUSABLE_ROWS
     blocks = cells // usable + 1
     return (cells + blocks) // usable + 1
+
+
+def least_rows(settings: dict[str, Any], more_hashed: int = 0) -> int:
+    """Return how many rows of one column a circuit needs, however many columns it has.
+
+    All but hashes and instances goes on in further columns. Each hash takes 40 rows an element, one
+    for every two elements that it loads, and two; where there are several, this may be one row too
+    many for each two of them, since settings tell only how many elements they hash together.
+
+    Args:
+        settings: What ``settings.json`` of ezkl holds.
+        more_hashed: Elements that are hashed beyond those that the settings count.
+
+    """
+    counted, (hashes,) = settings["module_sizes"]["poseidon"]
+    elements = (counted - 2 * hashes) // HASH_ROWS + more_hashed
+    hash_rows = 40 * elements + (elements + hashes) // 2 + 2 * hashes
+    shown = sum(math.prod(shape) for shape in settings["model_instance_shapes"])
+    return int(max(hash_rows, shown + hashes))
+
+
+def fits(rows: int, logrows: int) -> bool:
+    """Whether columns of two to the ``logrows`` rows can hold something in so many of them."""
+    return rows <= (1 << logrows) - _UNUSABLE_ROWS
+
+
+def require_rows(settings: dict[str, Any]) -> None:
+    """Return if the circuit of a ``settings.json`` fits in the rows that it states.
+
+    Raises:
+        ModelRejected: ezkl could make no keys for it.
+
+    """
+    logrows = settings["run_args"]["logrows"]
+    if not fits(rows := least_rows(settings), logrows):
+        raise ModelRejected(
+            f"Hashes or public values take {rows} rows; of 2^{logrows} rows "
+            f"{(1 << logrows) - _UNUSABLE_ROWS} can be used.",
+            remedy="Raise logrows in [engine.options]; where it was tuned, publish with "
+            "--update-lock, which searches anew.",
+        )
 
 
 def _hashed(visibility: Any) -> bool:

@@ -26,6 +26,7 @@ from zkserve.encoding import canonical_json, parse_json, sha256_file, sha256_hex
 from zkserve.engines.base import Cancelled, CircuitPlan, FloatArray, Limits, Progress
 from zkserve.engines.child import never_cancelled, no_progress, run_child
 from zkserve.engines.ezkl.options import Options
+from zkserve.engines.ezkl.settings import fits
 from zkserve.engines.sandbox import Reach
 from zkserve.errors import EngineFailed, InvalidInput, RecipeInvalid
 
@@ -240,6 +241,7 @@ def least(low: int, high: int, good: Callable[[int], bool]) -> int | None:
 def layouts(
     drawn: Sequence[dict[str, Any]],
     price: Callable[[dict[str, Any], int], Price],
+    needed: Callable[[dict[str, Any], int], int],
     *,
     max_logrows: int,
     unusable_rows: int,
@@ -247,22 +249,22 @@ def layouts(
     """Return the layouts that fit, the cheapest first.
 
     Args:
-        drawn: Settings of the circuit for each number of digits and of columns, whatever the base:
-            only the range of a digit depends on it.
+        drawn: Settings of the circuit for each number of digits and of columns, for some base: the
+            range of a digit depends on it, and how many elements salt an input.
         price: What settings cost at a log2 of rows.
+        needed: The rows that settings need, whatever their columns, if values are below a bound.
         max_logrows: Rows are at most two to this.
-        unusable_rows: Rows of each column that hold nothing.
+        unusable_rows: Rows of each column that no digit's table takes.
 
     """
     found = []
     for settings in drawn:
         arguments = settings["run_args"]
-        hash_rows = settings["module_sizes"]["poseidon"][0]
         for logrows in range(6, max_logrows + 1):
             usable = (1 << logrows) - unusable_rows
-            if hash_rows > usable:
-                continue
             base = min(usable, MAX_BASE)
+            if not fits(needed(settings, base ** arguments["decomp_legs"]), logrows):
+                continue
             cost = price(with_base(settings, base), logrows)
             if cost.verifier_bytes > MAX_VERIFIER_BYTES:
                 continue
