@@ -26,8 +26,9 @@ check: setup ## Lint, types, import layers
 	$(BIN)/lint-imports
 	cd contracts && $(FORGE) fmt --check
 
+# In as many processes as there are processors, four at most; a file stays whole, for what its tests share.
 unit: setup ## The fast tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 contracts: setup ## Foundry's tests
 	cd contracts && $(FORGE) test
