@@ -19,6 +19,7 @@ from zkserve import prove, storage
 from zkserve.api import create_app, inference
 from zkserve.encoding import claim_digest, sha256_hex, to_hex
 from zkserve.engines.base import Bundle, Limits, Prediction
+from zkserve.errors import Unavailable
 from zkserve.node import KEY_NAME, Node
 from zkserve.receipt import claim_from_dict, manifest_from_dict
 from zkserve.sealing import new_key
@@ -412,6 +413,25 @@ async def test_everything_else_answers_while_predictions_are_slow(
         slow.go.set()
     statuses = {answer.status_code for answer in await asyncio.gather(*pending)}
     assert statuses == {200, 503}, "20 open jobs are allowed, the rest is refused"
+
+
+async def test_predictions_that_come_in_one_turn_of_the_loop_are_counted(app: FastAPI) -> None:
+    service = app.state.service
+    go = threading.Event()
+    work = [inference._in_thread(service, lambda: go.wait(30)) for _ in range(80)]
+    pending = [asyncio.create_task(each) for each in work]
+    try:
+        await asyncio.sleep(0)
+        refused = [task for task in pending if task.done()]
+        assert len(refused) == 12, "four run and sixty-four wait"
+    finally:
+        go.set()
+    answers = await asyncio.gather(*pending, return_exceptions=True)
+    assert sum(isinstance(answer, Unavailable) for answer in answers) == 12
+    assert (
+        await inference._in_thread(service, lambda: "places are given back")
+        == "places are given back"
+    )
 
 
 async def test_predictions_do_not_pile_up_without_end(

@@ -19,6 +19,7 @@ from zkserve.settings import Settings
 from zkserve.store.queue import JobQueue
 
 _PREDICTION_THREADS = 4
+_PREDICTIONS = _PREDICTION_THREADS + 64
 _STREAMS = 200
 _SHUTDOWN_S = 5
 _PREFLIGHT_TERMS = PreflightTerms()
@@ -61,6 +62,7 @@ def create_app(
         max_open_jobs=max_open_jobs,
         max_inputs_ahead=max_inputs_ahead,
         predictions=anyio.CapacityLimiter(_PREDICTION_THREADS),
+        places=anyio.CapacityLimiter(_PREDICTIONS),
         streams=anyio.CapacityLimiter(_STREAMS),
         uploads=Places(preflight_terms.uploads),
         preflights=anyio.CapacityLimiter(preflight_terms.at_once),

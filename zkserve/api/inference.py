@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
-from anyio import to_thread
+from anyio import WouldBlock, to_thread
 from fastapi import APIRouter, Response
 
 from zkserve import openings, prove
@@ -39,7 +39,6 @@ from zkserve.types import CircuitManifest, Claim, InputMode
 router = APIRouter(tags=["inference"])
 
 RETRY_AFTER_S = 2
-_MAX_WAITING = 64
 _INT64 = 1 << 63
 _T = TypeVar("_T")
 
@@ -101,11 +100,19 @@ async def commit_input(
 
 
 async def _in_thread(service: Service, work: Callable[[], _T]) -> _T:
-    if service.predictions.statistics().tasks_waiting >= _MAX_WAITING:
+    place = object()
+    try:
+        # Who waits is counted by the limiter of threads a turn of the loop later: too late for many
+        # that come at once.
+        service.places.acquire_on_behalf_of_nowait(place)
+    except WouldBlock as exc:
         raise Unavailable(
-            f"{_MAX_WAITING} predictions are already waiting.", remedy="Try again shortly."
-        )
-    return await to_thread.run_sync(work, limiter=service.predictions)
+            "Too many predictions are already waiting.", remedy="Try again shortly."
+        ) from exc
+    try:
+        return await to_thread.run_sync(work, limiter=service.predictions)
+    finally:
+        service.places.release_on_behalf_of(place)
 
 
 def _infer(

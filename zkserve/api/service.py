@@ -40,8 +40,10 @@ class Service:
     max_inputs_ahead: int
     predictions: anyio.CapacityLimiter
     """Threads that predict; apart from those that serve, so that slow models block no one else."""
+    places: anyio.CapacityLimiter
+    """Predictions that run or wait for a thread; taken at once, before anything waits."""
     streams: anyio.CapacityLimiter
-    """Event streams open at once: each asks the database twice a second."""
+    """Event streams open at once: each asks the database twice a second, oftener at first."""
     uploads: Places
     """Bodies of preflights that arrive or wait for their turn: each takes memory."""
     preflights: anyio.CapacityLimiter
