@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -17,13 +18,13 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
-from zkserve import cli, runtime
+from zkserve import cli, rekey, runtime
 from zkserve.cli.console import report_error
 from zkserve.cli.user import _version_number
 from zkserve.client import Client, Prediction
 from zkserve.errors import NotFound, Unauthorized, ZkserveError
 from zkserve.settings import Settings
-from zkserve.types import Claim
+from zkserve.types import Claim, WeightsMode
 
 PLAIN = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
 
@@ -219,6 +220,22 @@ def test_the_process_exits_with_one_and_no_traceback(tmp_path: Path):
     assert ended.returncode == 1
     assert ended.stderr.startswith("error: There is no receipt at [/nowhere].json.")
     assert "Traceback" not in ended.stderr
+
+
+def test_rekey_says_which_tables_of_the_recipe_to_change(run: Run, monkeypatch: pytest.MonkeyPatch):
+    """Names in brackets are no markup of the terminal's."""
+    manifest = SimpleNamespace(engine="native", weights_mode=WeightsMode.COMMITTED, leak=None)
+    published = SimpleNamespace(model="leaky", number=2, manifest=manifest)
+    made = rekey.Rekeyed(published=published, replaced=(1,), why="it hides", caveat="[unseen]")
+    monkeypatch.setattr(rekey, "rekey", lambda *_, **__: made)
+    circuit = Path(__file__).parents[2] / "circuits" / "breast_cancer"
+    assert run("db", "upgrade").status == 0
+    ended = run("rekey", str(circuit), "--no-chain")
+    assert ended.status == 0, ended.err
+    said = " ".join(ended.out.split())
+    assert 'Put name = "native" under [engine] and weights = "committed" under [visibility]' in said
+    assert "[unseen]" in said
+    assert "Deprecated: version 1." in said
 
 
 def test_an_interrupt_exits_as_one(run: Run, monkeypatch: pytest.MonkeyPatch):

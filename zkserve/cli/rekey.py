@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from zkserve import log
 from zkserve.cli.console import JsonFlag, answer, progress, read_settings
@@ -88,10 +89,12 @@ def rekey(
             f"pointed to version {published.number}."
         )
     if made.caveat:
-        lines.append(f"  [yellow]{made.caveat}[/]")
+        lines.append(f"  [yellow]{escape(made.caveat)}[/]")
     if manifest.leak is None:
         lines.append(
-            f'  Put name = "{manifest.engine}" under [engine] and weights = '
-            f'"{manifest.weights_mode}" under [visibility] into recipe.toml to keep it so.'
+            escape(
+                f'  Put name = "{manifest.engine}" under [engine] and weights = '
+                f'"{manifest.weights_mode}" under [visibility] into recipe.toml to keep it so.'
+            )
         )
     answer(data, as_json, *lines)
