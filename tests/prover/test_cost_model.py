@@ -23,7 +23,9 @@ from zkserve.types import InputMode, WeightsMode
 pytestmark = [pytest.mark.prover, pytest.mark.chain]
 
 FACTOR = 1.5
-"""No prediction may be off by more."""
+"""No prediction may be off by more in each of ``ATTEMPTS`` measurements."""
+ATTEMPTS = 3
+"""Of seconds and memory, as what else the machine does comes and goes."""
 CLOSE = 1.15
 """What follows from the circuit's form may be off by this at most."""
 CLOSELY = ("proving_key_bytes", "verifying_key_bytes", "proof_bytes", "verifier_bytes", "gas")
@@ -125,18 +127,29 @@ def test_predictions_hold_on_circuits_that_they_were_not_fitted_on(
     name: str, chain: onchain.LocalChain, tmp_path: Path
 ):
     subject = HELD_OUT[name]
-    before = foretold(subject, tmp_path)
-    measured = cost_model.measure(subject, chain, tmp_path)["measured"]
-    after = foretold(subject, tmp_path)
-    for quantity in set(before.exact) & measured.keys():
-        assert getattr(before, quantity) == measured[quantity], quantity
-    for quantity in CLOSELY:
-        said = getattr(before, quantity)
-        assert off_by(said, measured[quantity]) <= CLOSE, (quantity, said, measured[quantity])
-    for quantity in ROUGHLY:
+    for attempt in range(ATTEMPTS):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        before = foretold(subject, folder)
+        measured = cost_model.measure(subject, chain, folder)["measured"]
+        after = foretold(subject, folder)
+        for quantity in set(before.exact) & measured.keys():
+            assert getattr(before, quantity) == measured[quantity], quantity
+        for quantity in CLOSELY:
+            said = getattr(before, quantity)
+            assert off_by(said, measured[quantity]) <= CLOSE, (quantity, said, measured[quantity])
         # How fast the machine is just now is measured with each prediction.
-        said = (getattr(before, quantity) * getattr(after, quantity)) ** 0.5
-        assert off_by(said, measured[quantity]) <= FACTOR, (quantity, said, measured[quantity])
+        found = {
+            quantity: (
+                (getattr(before, quantity) * getattr(after, quantity)) ** 0.5,
+                measured[quantity],
+            )
+            for quantity in ROUGHLY
+        }
+        far = {quantity: pair for quantity, pair in found.items() if off_by(*pair) > FACTOR}
+        if not far:
+            return
+    pytest.fail(f"off by more than {FACTOR} each time: {far}")
 
 
 def test_no_held_out_network_was_fitted_on():
