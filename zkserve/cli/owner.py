@@ -20,6 +20,16 @@ if TYPE_CHECKING:  # imported when called: `serve` must stay light, and --help q
     from zkserve.chain.rpc import Chain
     from zkserve.register import Place
 
+SamplesOption = Annotated[
+    Path | None, typer.Option(help="Samples (.npz or .json) for a bare .onnx file.")
+]
+PriceOption = Annotated[
+    int | None, typer.Option(min=0, help="Offer the version on the market at this price.")
+]
+ChainOption = Annotated[
+    bool, typer.Option(help="Register on the chain of ZKSERVE_RPC_URL, if one is set.")
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
@@ -62,15 +72,9 @@ def publish(
     path: Annotated[
         Path, typer.Argument(help="A folder circuits/NAME, or an .onnx file with --samples.")
     ],
-    samples: Annotated[
-        Path | None, typer.Option(help="Samples (.npz or .json) for a bare .onnx file.")
-    ] = None,
-    price_wei: Annotated[
-        int | None, typer.Option(min=0, help="Offer the version on the market at this price.")
-    ] = None,
-    chain: Annotated[
-        bool, typer.Option(help="Register on the chain of ZKSERVE_RPC_URL, if one is set.")
-    ] = True,
+    samples: SamplesOption = None,
+    price_wei: PriceOption = None,
+    chain: ChainOption = True,
     update_lock: Annotated[
         bool, typer.Option(help="Write circuit.lock anew where the model changed on purpose.")
     ] = False,

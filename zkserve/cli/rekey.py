@@ -11,7 +11,13 @@ from rich.markup import escape
 
 from zkserve import log
 from zkserve.cli.console import JsonFlag, answer, progress, read_settings
-from zkserve.cli.owner import open_node, open_place
+from zkserve.cli.owner import (
+    ChainOption,
+    PriceOption,
+    SamplesOption,
+    open_node,
+    open_place,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -23,15 +29,9 @@ def rekey(
     path: Annotated[
         Path, typer.Argument(help="The model's folder circuits/NAME, or .onnx with --samples.")
     ],
-    samples: Annotated[
-        Path | None, typer.Option(help="Samples (.npz or .json) for a bare .onnx file.")
-    ] = None,
-    price_wei: Annotated[
-        int | None, typer.Option(min=0, help="Offer the version on the market at this price.")
-    ] = None,
-    chain: Annotated[
-        bool, typer.Option(help="Register on the chain of ZKSERVE_RPC_URL, if one is set.")
-    ] = True,
+    samples: SamplesOption = None,
+    price_wei: PriceOption = None,
+    chain: ChainOption = True,
     keep: Annotated[
         bool, typer.Option("--keep", help="Do not deprecate the versions that leak.")
     ] = False,

@@ -12,6 +12,7 @@ import onnx
 
 from zkserve.engines import onnx_model
 from zkserve.engines.answering import report
+from zkserve.engines.base import FloatArray
 from zkserve.engines.ezkl import faults, secret, surgery
 from zkserve.engines.ezkl.seam import scratch, wrapped
 from zkserve.engines.ezkl.settings import require_rows
@@ -58,18 +59,13 @@ def compile_model(
             setattr(arguments, name, value)
         ezkl.gen_settings(str(network), str(settings), py_run_args=arguments)
         if logrows is None:
-            report("calibrating")
-            salted = np.hstack([samples, np.zeros((len(samples), salt_count), np.float32)])
-            data = folder / "calibration.json"
-            data.write_text(json.dumps({"input_data": [salted.reshape(-1).tolist()]}))
-            ezkl.calibrate_settings(
-                str(data),
-                str(network),
-                str(settings),
-                "resources",
-                lookup_safety_margin=lookup_margin,
-                scales=[run_args["param_scale"]],
-                scale_rebase_multiplier=[run_args["scale_rebase_multiplier"]],
+            calibrate(
+                network,
+                settings,
+                samples,
+                run_args=run_args,
+                salt_count=salt_count,
+                lookup_margin=lookup_margin,
                 max_logrows=max_logrows,
             )
         require_rows(json.loads(settings.read_text()))
@@ -85,6 +81,36 @@ def compile_model(
         report("counting the bits of the weights")
         found["secret_bits"] = secret.bits(flat, samples, run_args["param_scale"])
     return found
+
+
+def calibrate(
+    network: Path,
+    settings: Path,
+    samples: FloatArray,
+    *,
+    run_args: dict[str, Any],
+    salt_count: int,
+    lookup_margin: int,
+    max_logrows: int,
+) -> None:
+    """Set the ranges of lookups in ``settings`` by samples, the same way whoever asks.
+
+    ``samples`` has the shape ``(samples, elements)``; salts are zeros here, and decide no range.
+    """
+    report("calibrating")
+    salted = np.hstack([samples, np.zeros((len(samples), salt_count), np.float32)])
+    data = network.with_name("calibration.json")
+    data.write_text(json.dumps({"input_data": [salted.reshape(-1).tolist()]}))
+    ezkl.calibrate_settings(
+        str(data),
+        str(network),
+        str(settings),
+        "resources",
+        lookup_safety_margin=lookup_margin,
+        scales=[run_args["param_scale"]],
+        scale_rebase_multiplier=[run_args["scale_rebase_multiplier"]],
+        max_logrows=max_logrows,
+    )
 
 
 def check_model(*, model: str) -> None:

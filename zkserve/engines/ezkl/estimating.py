@@ -14,8 +14,8 @@ import onnx
 
 from zkserve.engines import onnx_model
 from zkserve.engines.answering import report
-from zkserve.engines.base import FloatArray
 from zkserve.engines.ezkl import cost, faults, leak, secret, surgery
+from zkserve.engines.ezkl.compiling import calibrate
 from zkserve.engines.ezkl.settings import require_rows
 from zkserve.errors import ModelRejected, ZkserveError
 from zkserve.types import WeightsMode
@@ -69,7 +69,15 @@ def estimate(
         try:
             settings = _settings(work, flat, run_args)
             if logrows is None and _worth_calibrating(settings):
-                _calibrate(work, samples, run_args, salt_count, lookup_margin)
+                calibrate(
+                    work / NETWORK,
+                    work / SETTINGS,
+                    samples,
+                    run_args=run_args,
+                    salt_count=salt_count,
+                    lookup_margin=lookup_margin,
+                    max_logrows=_CALIBRATED_LOGROWS + 2,
+                )
                 settings = json.loads((work / SETTINGS).read_text())
         except (ZkserveError, MemoryError):
             raise
@@ -109,26 +117,3 @@ def _settings(folder: Path, network: onnx.ModelProto, run_args: dict[str, Any]) 
 def _worth_calibrating(settings: dict[str, Any]) -> bool:
     """Whether samples decide anything: ranges of lookups do, and only those."""
     return bool(settings["required_lookups"]) and cost.logrows_of(settings) <= _CALIBRATED_LOGROWS
-
-
-def _calibrate(
-    folder: Path,
-    samples: FloatArray,
-    run_args: dict[str, Any],
-    salt_count: int,
-    lookup_margin: int,
-) -> None:
-    report("calibrating")
-    salted = np.hstack([samples, np.zeros((len(samples), salt_count), np.float32)])
-    data = folder / "calibration.json"
-    data.write_text(json.dumps({"input_data": [salted.reshape(-1).tolist()]}))
-    ezkl.calibrate_settings(
-        str(data),
-        str(folder / NETWORK),
-        str(folder / SETTINGS),
-        "resources",
-        lookup_safety_margin=lookup_margin,
-        scales=[run_args["param_scale"]],
-        scale_rebase_multiplier=[run_args["scale_rebase_multiplier"]],
-        max_logrows=_CALIBRATED_LOGROWS + 2,
-    )
